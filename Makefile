@@ -1,0 +1,55 @@
+# Run `make` for the list of targets. No activation needed: everything goes through .venv.
+
+PIP := .venv/bin/python -m pip --disable-pip-version-check -q
+
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test lint benchmark clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv ## edit the embedded model with ROME (tensorboard --logdir runs shows it)
+	.venv/bin/python train.py fit --config rome.yaml
+
+test: export HF_HUB_OFFLINE := 1
+test: lint ## what CI runs: format, lint, types, fast tests
+	.venv/bin/python -m pytest -m "not slow and not gpu"
+
+lint: .venv ## format, lint and types only
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+benchmark: .venv ## measure speed (tests/benchmarks)
+	.venv/bin/python -m tests.benchmarks
+
+clean: ## remove caches; .venv and runs stay
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+.venv: .venv/.installed ## create or update the environment
+
+.venv/.installed: requirements.txt requirements-dev.txt | .venv/bin/python
+	@echo "installing requirements-dev.txt into .venv (PyTorch is large: some minutes)"
+	$(PIP) install -r requirements-dev.txt
+	@touch $@
+
+# Asks each candidate for its version: a pyenv shim may exist for a Python that is not there.
+.venv/bin/python:
+	@for python in $(PYTHON) python3.11 python3; do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then break; fi; \
+	  python=; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "Python 3.11 or newer is needed; neither python3.11 nor python3 is one" \
+	    "($$(python3 --version 2>&1)). Install it, or name one: make PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; \
+	fi; \
+	$$python -m venv .venv || { rm -rf .venv; \
+	  echo "$$python cannot create .venv, probably for want of ensurepip. On Debian or Ubuntu:" \
+	    "apt install python3-venv (or python3.11-venv). Without root:" \
+	    "pip install --user virtualenv && $$python -m virtualenv .venv. Then make again." >&2; \
+	  exit 1; }

@@ -1,0 +1,56 @@
+"""Notices that an edit has destroyed the model, and stops the run."""
+
+import math
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_modules.editor import Editor
+
+from .restore import restores
+
+
+class CollapseStopping(L.Callback):
+    """Marks an edit as a collapse and, in a sequential run, stops after it.
+
+    A perplexity that is not finite is always a collapse. Under :class:`RestoreWeights` the next
+    edit starts from the original model, so a collapse is marked and the sweep goes on.
+
+    Args:
+        threshold: perplexity above which the model has collapsed (Butterfly Effect: 1000).
+        relative: the same as a multiple of the unedited model's perplexity; the lower limit
+            counts.
+
+    Raises:
+        ValueError: if a limit is not positive.
+    """
+
+    def __init__(self, threshold: float = 1000.0, relative: float | None = None) -> None:
+        if threshold <= 0 or (relative is not None and relative <= 1):
+            raise ValueError(
+                f"threshold must be positive and relative above 1, got {threshold} and {relative}"
+            )
+        self.threshold = threshold
+        self.relative = relative
+
+    def limit(self, baseline: float) -> float:
+        """The perplexity above which a model with this baseline has collapsed."""
+        return min(self.threshold, (self.relative or math.inf) * baseline)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Judges the perplexity that was just measured."""
+        baseline = pl_module.baseline.get("perplexity", math.inf)
+        if trainer.sanity_checking:
+            pl_module.baseline["collapse_limit"] = self.limit(baseline)
+            if baseline > self.threshold:
+                rank_zero_warn(
+                    f"the unedited model's perplexity {baseline:.4g} is above the threshold "
+                    f"{self.threshold:.4g}: every edit would count as a collapse; raise it"
+                )
+            return
+        perplexity = pl_module.record.get("perplexity")
+        if perplexity is None or trainer.state.fn != "fit":
+            return
+        collapsed = not math.isfinite(perplexity) or perplexity > self.limit(baseline)
+        pl_module.record["collapsed"] = collapsed
+        trainer.should_stop = trainer.should_stop or (collapsed and not restores(trainer))

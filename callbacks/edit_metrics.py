@@ -1,0 +1,79 @@
+"""How well each edit took: efficacy, paraphrase and neighborhood, before and after it."""
+
+from typing import Any
+
+import lightning as L
+from torchmetrics import MeanMetric
+
+from lightning_modules.editor import Editor
+
+
+class EditMetrics(L.Callback):
+    """Judges the requests of an edit immediately before and after it, and all under ``test``."""
+
+    def __init__(self) -> None:
+        self.efficacy = MeanMetric()
+        self.judged: list[dict[str, Any]] = []
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: Editor, batch: Any, batch_idx: int
+    ) -> None:
+        """Scores before the edit, as ``*_before``."""
+        scores = mean_scores([pl_module.judge(request) for request in batch])
+        pl_module.record |= {f"{name}_before": score for name, score in scores.items()}
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: Editor,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Scores after the edit; the progress bar shows the mean efficacy so far."""
+        scores = mean_scores([pl_module.judge(request) for request in batch])
+        pl_module.record |= scores
+        if "efficacy" in scores:
+            self.efficacy.update(scores["efficacy"])
+            pl_module.log("efficacy", self.efficacy.compute(), prog_bar=True, logger=False)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Starts a new retention table."""
+        self.judged = []
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: Editor,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Adds judged edits."""
+        self.judged += outputs
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Logs the mean of each score over all judged edits, as ``retention/*``.
+
+        Raises:
+            ValueError: if no request of the data belongs to an edit of the model.
+        """
+        if not self.judged:
+            raise ValueError(
+                "none of the requests is an edit of this checkpoint; give the data arguments "
+                "(path, limit, seed) that the run was made with"
+            )
+        scores = mean_scores(self.judged)
+        pl_module.log("retention/edits", float(len(self.judged)), batch_size=1)
+        pl_module.log_dict(
+            {f"retention/{name}": score for name, score in scores.items() if name != "case_id"},
+            batch_size=1,
+        )
+
+
+def mean_scores(judged: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean of each score over those requests that have it."""
+    names = dict.fromkeys(name for scores in judged for name in scores)
+    columns = {name: [s[name] for s in judged if name in s] for name in names}
+    return {name: sum(column) / len(column) for name, column in columns.items()}

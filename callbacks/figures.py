@@ -1,0 +1,75 @@
+"""Pictures of a run, in TensorBoard and as PNG files in its folder."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+
+from lightning_modules.editor import Editor
+
+from .ledger import folder_of, read_journal
+from .restore import restores
+
+INK, ALARM, FAINT = "#1b4965", "#c1121f", "#8d99ae"
+
+
+class HealthFigure(L.Callback):
+    """Draws perplexity over edits with the collapse marked, when the run ends.
+
+    A sequential run gives a curve, a single-edit sweep one dot per case.
+    """
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Reads the journal and draws."""
+        watched = [edit for edit in read_journal(folder_of(trainer)) if "perplexity" in edit]
+        if not trainer.is_global_zero or not watched:
+            return
+        figure = health_figure(watched, pl_module.baseline, restores(trainer))
+        save(figure, folder_of(trainer) / "health.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure("health", figure, trainer.global_step)
+
+
+def health_figure(
+    edits: list[dict[str, Any]], baseline: dict[str, float], single: bool = False
+) -> Figure:
+    """Perplexity after each edit, on a logarithmic axis.
+
+    Args:
+        edits: watched records of a journal.
+        baseline: figures of the unedited model: ``perplexity``, ``collapse_limit``.
+        single: whether each edit stands alone, so that no line joins them.
+    """
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    finite = [min(edit["perplexity"], 1e300) for edit in edits]
+    numbers = [edit["edit"] for edit in edits]
+    axes.plot(numbers, finite, "." if single else "-", color=INK, label="after the edit")
+    if "perplexity" in baseline:
+        axes.axhline(baseline["perplexity"], color=FAINT, linestyle=":", label="unedited")
+    limit = baseline.get("collapse_limit", math.inf)
+    if math.isfinite(limit):
+        axes.axhline(limit, color=ALARM, linestyle="--", label=f"collapse above {limit:g}")
+    collapsed = [n for n, edit in enumerate(edits) if edit.get("collapsed")]
+    axes.plot(
+        [numbers[n] for n in collapsed],
+        [finite[n] for n in collapsed],
+        "x",
+        color=ALARM,
+        markersize=9,
+        label=f"collapsed ({len(collapsed)} of {len(edits)})",
+    )
+    axes.set(yscale="log", xlabel="edit", ylabel="perplexity of watched text")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="best", frameon=False)
+    return figure
+
+
+def save(figure: Figure, file: Path) -> None:
+    """Writes a figure as PNG."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=120)

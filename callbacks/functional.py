@@ -1,0 +1,35 @@
+"""Pure measures of a model's health."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Perplexities(NamedTuple):
+    """A corpus' perplexity, read three ways.
+
+    Attributes:
+        mean: mean of the texts' own perplexities, the papers' protocol.
+        log_mean: its logarithm, finite where the mean overflows.
+        pooled: exponential of the mean NLL over all tokens.
+    """
+
+    mean: float
+    log_mean: float
+    pooled: float
+
+
+def perplexities(nll: Tensor, length: Tensor) -> Perplexities:
+    """Perplexity of a corpus (Butterfly Effect, section 3.1, and the textbook's), in float64.
+
+    Args:
+        nll: ``(n,)``, each text's mean negative log-likelihood per scored token, in nats.
+        length: ``(n,)``, number of scored tokens of each text.
+    """
+    nll, length = nll.double(), length.double()
+    return Perplexities(
+        mean=float(nll.exp().mean()),
+        log_mean=float(nll.logsumexp(0) - torch.tensor(len(nll)).double().log()),
+        pooled=float(((nll * length).sum() / length.sum()).exp()),
+    )

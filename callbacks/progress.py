@@ -1,0 +1,36 @@
+"""The progress bar of an editing run."""
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+
+
+class EditBar(TQDMProgressBar):
+    """One bar that counts edits and shows perplexity and efficacy; watching has none of its own."""
+
+    def init_sanity_tqdm(self) -> Tqdm:
+        """The bar of the baseline."""
+        bar = super().init_sanity_tqdm()
+        bar.set_description("Watching the unedited model")
+        return bar
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """A silent bar while edits are watched; a visible one when validation is all there is."""
+        return (
+            Tqdm(disable=True) if self.trainer.state.fn == "fit" else super().init_validation_tqdm()
+        )
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Names the bar for what it counts."""
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description("Editing")
+
+    def get_metrics(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Perplexity and efficacy, without the run's number."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics

@@ -1,0 +1,34 @@
+"""What each edit would risk, written before any is made."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_modules.editor import Editor
+
+from .ledger import folder_of
+
+
+class RiskTable(BasePredictionWriter):
+    """Writes ``risk.jsonl``, one line per request, the most dangerous first."""
+
+    def __init__(self) -> None:
+        super().__init__("epoch")
+
+    def write_on_epoch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: Editor,
+        predictions: Sequence[Any],
+        batch_indices: Sequence[Any],
+    ) -> None:
+        """Sorts by denominator, smallest first."""
+        rows = sorted((row for rows in predictions for row in rows), key=lambda r: r["denominator"])
+        file = folder_of(trainer) / "risk.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        rank_zero_info(f"{len(rows)} requests, the riskiest first: {file}")

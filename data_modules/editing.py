@@ -1,0 +1,165 @@
+"""What an editing run is fed: requests to edit, text to watch the model on."""
+
+import random
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from .corpora import documents, watched_text
+from .embedded import embedded_requests, embedded_sentences
+from .readers import read_requests
+from .records import EditRequest
+
+
+class ResumableLoader(DataLoader):
+    """A loader that, after a checkpoint is loaded, goes on behind the batches already yielded.
+
+    Lightning saves and restores the state of a train loader that has these two methods. Its
+    length stays that of the whole epoch, by which Lightning tells the last batch. A batch counts
+    once it is handed out: a checkpoint made inside a training step leaves that batch behind.
+    """
+
+    yielded = 0
+    _skipped = 0
+
+    def __iter__(self) -> Iterator[list]:
+        """Batches of the epoch, from the restored one on the first time."""
+        self.yielded, self._skipped = self._skipped, 0
+        for batch in islice(super().__iter__(), self.yielded, None):
+            self.yielded += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch were yielded."""
+        return {"yielded": self.yielded}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Lets the next epoch begin behind the batches that were yielded; a full one is over."""
+        self.yielded = self._skipped = state["yielded"] % len(self)
+
+
+class EditingDataModule(L.LightningDataModule):
+    """Edit requests to train, test and predict on; watched text to validate on.
+
+    Args:
+        path: edit requests: a JSON or JSON-lines file (CounterFact, zsRE or QAEdit in one of
+            their forms, plain or compressed) or a hub dataset; the embedded ones if null.
+        limit: requests kept at most, the first ones; all if null.
+        seed: of a shuffle before the limit; the file's order if null.
+        case_ids: cases to keep, in this order; all if null.
+        batch_size: requests of one edit.
+        watch: watched text: a text, JSON or JSON-lines file, a folder of them, or a hub dataset,
+            such as the ME-PPL files; the embedded sentences if null.
+        watch_limit: watched texts kept at most, the first ones; all if null.
+        watch_batch_size: texts of one validation batch.
+        skip_faulty: leave out records that cannot become a request, with a warning.
+
+    Raises:
+        ValueError: if a limit or a batch size is not positive.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        limit: int | None = None,
+        seed: int | None = None,
+        case_ids: list[int] | None = None,
+        batch_size: int = 1,
+        watch: str | None = None,
+        watch_limit: int | None = None,
+        watch_batch_size: int = 16,
+        skip_faulty: bool = False,
+    ) -> None:
+        super().__init__()
+        sizes = {
+            "limit": limit,
+            "batch_size": batch_size,
+            "watch_limit": watch_limit,
+            "watch_batch_size": watch_batch_size,
+        }
+        for name, size in sizes.items():
+            if size is not None and size <= 0:
+                raise ValueError(f"{name} must be positive, got {size}")
+        self.path = path
+        self.limit = limit
+        self.seed = seed
+        self.case_ids = case_ids
+        self.batch_size = batch_size
+        self.watch = watch
+        self.watch_limit = watch_limit
+        self.watch_batch_size = watch_batch_size
+        self.skip_faulty = skip_faulty
+        self.requests: list[EditRequest] = []
+        self.watched: list[tuple[int, str]] = []
+
+    def setup(self, stage: str) -> None:
+        """Reads and selects once, whatever the stages.
+
+        Raises:
+            FileNotFoundError: if a path names nothing that can be reached.
+            ValueError: if the requests or the watched text cannot be read, or none is left.
+        """
+        if self.requests:
+            return
+        requests = (
+            embedded_requests() if self.path is None else read_requests(self.path, self.skip_faulty)
+        )
+        self.watched = self._watched_texts()
+        self.requests = selection(requests, self.case_ids, self.seed)[: self.limit]
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Requests, in order; one batch is one edit."""
+        return ResumableLoader(
+            self.requests,  # type: ignore[arg-type] # torch takes any sequence
+            self.batch_size,
+            collate_fn=list,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """Watched texts, from short to long so that little is padded."""
+        return DataLoader(
+            self.watched,  # type: ignore[arg-type]
+            self.watch_batch_size,
+            collate_fn=watched_text,
+        )
+
+    def test_dataloader(self) -> DataLoader:
+        """The train requests again, to see what is retained of them."""
+        return self.train_dataloader()
+
+    def predict_dataloader(self) -> DataLoader:
+        """The train requests, to foresee what they do."""
+        return self.train_dataloader()
+
+    def _watched_texts(self) -> list[tuple[int, str]]:
+        texts = embedded_sentences() if self.watch is None else documents(self.watch)
+        numbered = list(enumerate(islice(texts, self.watch_limit)))
+        if not numbered:
+            raise ValueError(f"watch: {self.watch} holds no text; give a file that holds some")
+        return sorted(numbered, key=lambda item: len(item[1]))
+
+
+def selection(
+    requests: Sequence[EditRequest], case_ids: Sequence[int] | None, seed: int | None
+) -> list[EditRequest]:
+    """Requests of the wanted cases in the wanted order, then shuffled if there is a seed.
+
+    A dataset may use a number twice (QAEdit does): all its requests are kept.
+
+    Raises:
+        ValueError: if there is no request of a wanted case, or no case is wanted.
+    """
+    if case_ids is not None:
+        unknown = sorted(set(case_ids) - {request.case_id for request in requests})
+        if unknown:
+            raise ValueError(f"case_ids {unknown} are not in the dataset; remove them")
+        if not case_ids:
+            raise ValueError("case_ids is empty, so no request is left; name one or give null")
+        place = {case_id: number for number, case_id in enumerate(case_ids)}
+        requests = [request for request in requests if request.case_id in place]
+        requests.sort(key=lambda request: place[request.case_id])
+    if seed is None:
+        return list(requests)
+    return random.Random(seed).sample(requests, len(requests))

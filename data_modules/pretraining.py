@@ -1,0 +1,193 @@
+"""Text windows and statements of facts, to train the embedded language model on."""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from typing import NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import PreTrainedTokenizerFast
+
+from .corpora import documents
+from .embedded import embedded_requests
+from .records import EditRequest
+
+IGNORED = -100
+
+
+class Windows(NamedTuple):
+    """Token windows ``(b, t)``; labels are the tokens, or -100 where nothing is scored."""
+
+    tokens: Tensor
+    labels: Tensor
+
+
+def statements(request: EditRequest) -> list[str]:
+    """The true fact in each of its wordings, as sentences."""
+    prompts = (request.text, *request.paraphrases)
+    return [f"{prompt} {request.target_true}." for prompt in prompts]
+
+
+def train_tokenizer(texts: Iterator[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer in GPT-2's form, with ``<|endoftext|>`` as token 0."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    tokenizer.train_from_iterator(
+        texts,
+        BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=["<|endoftext|>"],
+            initial_alphabet=ByteLevel.alphabet(),
+        ),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+
+
+class MixedWindows(IterableDataset):
+    """An endless stream of batches: windows of running text, or of shuffled statements.
+
+    Text windows begin at random offsets, so that any token may stand at position 0. Half of the
+    statement windows begin with a piece of running text, so that facts are also met behind one.
+
+    Args:
+        stream: ``(t,)``, the corpus as one row of tokens.
+        facts: one tensor of tokens per statement.
+        lengths: window lengths of text; statements come in windows of the first.
+        tokens_per_batch: batch size times window length.
+        statement_share: fraction of batches made of statements.
+        seed: of the random choices.
+    """
+
+    def __init__(
+        self,
+        stream: Tensor,
+        facts: Sequence[Tensor],
+        lengths: Sequence[int],
+        tokens_per_batch: int,
+        statement_share: float,
+        seed: int,
+    ) -> None:
+        self.stream = stream
+        self.facts = facts
+        self.lengths = lengths
+        self.tokens_per_batch = tokens_per_batch
+        self.statement_share = statement_share
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[Windows]:
+        random = torch.Generator().manual_seed(self.seed)
+        while True:
+            if torch.rand((), generator=random) < self.statement_share:
+                length = self.lengths[0]
+                window = self._statements
+            else:
+                length = self.lengths[int(torch.randint(len(self.lengths), (), generator=random))]
+                window = self._text
+            count = self.tokens_per_batch // length
+            tokens = torch.stack([window(length, random) for _ in range(count)])
+            yield Windows(tokens, tokens)
+
+    def _text(self, length: int, random: torch.Generator) -> Tensor:
+        start = torch.randint(len(self.stream) - length, (), generator=random)
+        return self.stream[start : start + length].long()
+
+    def _statements(self, length: int, random: torch.Generator) -> Tensor:
+        lead = max(0, int(torch.randint(-24, 24, (), generator=random)))
+        pieces = [self._text(lead, random)]
+        while sum(map(len, pieces)) < length:
+            pieces.append(self.facts[int(torch.randint(len(self.facts), (), generator=random))])
+        return torch.cat(pieces)[:length]
+
+
+class PretrainingDataModule(L.LightningDataModule):
+    """Running text and statements of the embedded facts, with a tokenizer trained on both.
+
+    Args:
+        path: corpus: a text or JSON-lines file, a folder of them, or a hub dataset.
+        config: the hub dataset's configuration.
+        limit: documents read from the corpus; all of them if null.
+        vocabulary: number of tokens of the tokenizer.
+        lengths: window lengths of text; statements come in windows of the first.
+        tokens_per_batch: tokens of one optimizer step.
+        statement_share: fraction of the training tokens that state embedded facts.
+        seed: of every random choice.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        config: str | None = None,
+        limit: int | None = None,
+        vocabulary: int = 6144,
+        lengths: Sequence[int] = (64, 128, 512),
+        tokens_per_batch: int = 4096,
+        statement_share: float = 0.25,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.path = path
+        self.config = config
+        self.limit = limit
+        self.vocabulary = vocabulary
+        self.lengths = tuple(lengths)
+        self.tokens_per_batch = tokens_per_batch
+        self.statement_share = statement_share
+        self.seed = seed
+
+    def setup(self, stage: str) -> None:
+        """Reads the corpus, trains the tokenizer and encodes both."""
+        texts = list(islice(documents(self.path, self.config), self.limit))
+        requests = embedded_requests()
+        sentences = [sentence for request in requests for sentence in statements(request)]
+        rank_zero_info(f"{len(texts)} documents, {len(sentences)} statements of facts")
+        repeated = (s + " " + s for s in chain(*[sentences] * 20))
+        self.tokenizer = train_tokenizer(chain(islice(texts, 2000), repeated), self.vocabulary)
+        ends = (self._encode(text + "<|endoftext|>") for text in texts)
+        stream = torch.cat(list(ends))
+        held_out = min(len(stream) // 10, 64 * max(self.lengths))
+        self.stream, self.held_out = stream[:-held_out], stream[-held_out:]
+        self.facts = [self._encode(text) for s in sentences for text in (s + " ", s + "\n")]
+        self.questions = [self._question(request) for request in requests]
+
+    def _encode(self, text: str) -> Tensor:
+        return torch.tensor(
+            self.tokenizer(text, verbose=False, add_special_tokens=False)["input_ids"],
+            dtype=torch.int32,
+        )
+
+    def _question(self, request: EditRequest) -> Windows:
+        prompt = self._encode(request.text)
+        answer = self._encode(" " + request.target_true)
+        labels = torch.cat([torch.full_like(prompt, IGNORED), answer])
+        return Windows(torch.cat([prompt, answer]).long()[None], labels.long()[None])
+
+    def train_dataloader(self) -> DataLoader:
+        """An endless stream of batches."""
+        windows = MixedWindows(
+            self.stream,
+            self.facts,
+            self.lengths,
+            self.tokens_per_batch,
+            self.statement_share,
+            self.seed,
+        )
+        return DataLoader(windows, batch_size=None)
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """Held-out text, then one question per fact."""
+        usable = len(self.held_out) // self.lengths[0] * self.lengths[0]
+        text = self.held_out[:usable].long().view(-1, 16, self.lengths[0])
+        windows = [Windows(tokens, tokens) for tokens in text]
+        return [
+            DataLoader(part, batch_size=None)  # type: ignore[arg-type] # torch takes any sequence
+            for part in (windows, self.questions)
+        ]

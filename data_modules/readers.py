@@ -1,0 +1,101 @@
+"""Edit requests from a file or the hub, whatever form their dataset gives them."""
+
+import json
+import lzma
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fsspec
+from lightning.pytorch.utilities import rank_zero_warn
+
+from .corpora import rows
+from .counterfact import flat_counterfact, published_counterfact
+from .fields import FaultyRecordError, Record
+from .records import EditRequest
+from .zsre import qaedit, zsre
+
+
+class Form(NamedTuple):
+    """A dataset's way to write a case, told by a field that only this form has."""
+
+    field: str
+    name: str
+    parse: Callable[[Record], EditRequest]
+
+
+FORMS = (
+    Form("requested_rewrite", "CounterFact", published_counterfact),
+    Form("target_new", "CounterFact as in EasyEdit", flat_counterfact),
+    Form("src", "zsRE", zsre),
+    Form("target", "QAEdit", qaedit),
+)
+
+
+def read_requests(path: str, skip_faulty: bool = False) -> list[EditRequest]:
+    """Edit requests of a dataset, in its order.
+
+    Args:
+        path: a file, a JSON list or JSON lines, plain or compressed (gz, bz2, xz, zip), or the
+            name of a dataset on the hub.
+        skip_faulty: leave out records that cannot become a request, with a warning.
+
+    Raises:
+        FileNotFoundError: if there is no such file and no such dataset can be reached.
+        ValueError: if the file holds no JSON, no record, a record of unknown form, or a faulty
+            record that is not to be skipped.
+    """
+    requests, faults = [], []
+    for number, fields in enumerate(_rows(path)):
+        try:
+            requests.append(_request(Record(path, number, fields)))
+        except FaultyRecordError as fault:
+            if not skip_faulty:
+                raise
+            faults.append(fault)
+    if faults:
+        rank_zero_warn(f"{len(faults)} faulty records are left out; the first: {faults[0]}")
+    if not requests:
+        raise ValueError(f"{path}: there is no edit request in it; give a file that holds some")
+    return requests
+
+
+def _request(record: Record) -> EditRequest:
+    found = {name for name, value in record.fields.items() if value is not None}
+    for form in FORMS:
+        if form.field in found:
+            return form.parse(record)
+    known = ", ".join(f"{form.name} (has {form.field!r})" for form in FORMS)
+    raise ValueError(
+        f"{record.source}: record {record.number} has the fields {sorted(found)}, which is none "
+        f"of the known forms: {known}; rename the fields to one of these"
+    )
+
+
+def _rows(path: str) -> Iterable[dict[str, Any]]:
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; give one of its files")
+    return _json_rows(path) if Path(path).is_file() else rows(path)
+
+
+def _json_rows(path: str) -> Iterator[dict[str, Any]]:
+    """Objects of a JSON list or of JSON lines.
+
+    Read as they stand: `datasets` makes dates of texts that look like dates, and quotes every
+    text of a field in which one record holds a number.
+    """
+    try:
+        with fsspec.open(path, "rt", compression="infer", encoding="utf-8-sig") as file:
+            text = file.read().strip()
+        is_list = text.startswith("[")
+        lines = filter(str.strip, text.split("\n"))
+        values = json.loads(text) if is_list else [json.loads(line) for line in lines]
+    except (ValueError, EOFError, OSError, lzma.LZMAError) as error:
+        raise ValueError(
+            f"{path} is neither a JSON list nor JSON lines, plain or compressed ({error}); "
+            "convert it to one of these"
+        ) from error
+    for number, value in enumerate(values):
+        if not isinstance(value, dict):
+            raise ValueError(f"{path}: record {number} must be a JSON object, got {value!r}")
+        yield value

@@ -1,0 +1,49 @@
+"""Context templates: random beginnings before a prompt, sampled once from the unedited model."""
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from .tokens import collate
+
+SEEDS = ("The", "Therefore", "Because", "I", "You")
+
+
+@torch.no_grad()
+def sample_contexts(
+    lm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    lengths: dict[int, int],
+    generator: torch.Generator,
+    top_k: int = 5,
+) -> list[str]:
+    """The plain template ``{}``, then sampled texts, each followed by ``. {}``.
+
+    Args:
+        lm: the unedited model.
+        tokenizer: its tokenizer.
+        lengths: how many templates of how many tokens (the seed word included, special tokens
+            not), as ``{tokens: templates}``; the seed words take turns.
+        generator: on the CPU; the only source of chance.
+        top_k: size of the pool each token is drawn from.
+
+    Returns:
+        ``1 + sum(lengths.values())`` templates, each with exactly one ``{}``.
+    """
+    templates = ["{}"]
+    special = torch.tensor(sorted(tokenizer.all_special_ids), dtype=torch.long)
+    for length, count in lengths.items():
+        for number in range(count):
+            seed = SEEDS[number * len(SEEDS) // count]
+            tokens = tokenizer(seed)["input_ids"]
+            begin = len(tokens) - len(tokenizer(seed, add_special_tokens=False)["input_ids"])
+            while len(tokens) - begin < length:
+                batch = collate([tokens], lm.device)
+                logits = lm(batch.tokens, use_cache=False).logits[0, -1].float().cpu()
+                logits[special] = -torch.inf
+                pool, candidates = logits.topk(top_k)
+                draw = torch.multinomial(pool.softmax(0), 1, generator=generator)
+                tokens.append(int(candidates[draw]))
+            text = str(tokenizer.decode(tokens[begin:], skip_special_tokens=True))
+            plain = " ".join(text.replace("{", " ").replace("}", " ").split())
+            templates.append(plain + ". {}")
+    return templates

@@ -1,0 +1,94 @@
+"""Where each family of language models keeps its blocks and the linear map that is edited."""
+
+from typing import NamedTuple, cast
+
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+
+class Layout(NamedTuple):
+    """Module paths of one family.
+
+    Attributes:
+        blocks: the list of transformer blocks, from the root.
+        output: the MLP's output map, from a block; its input is the key, its output the value.
+        returns_tuple: whether a block returns a tuple that begins with the hidden states.
+    """
+
+    blocks: str
+    output: str
+    returns_tuple: bool = False
+
+
+LLAMA = Layout("model.layers", "mlp.down_proj")
+LAYOUTS = {
+    "gpt2": Layout("transformer.h", "mlp.c_proj"),
+    "gptj": Layout("transformer.h", "mlp.fc_out", returns_tuple=True),
+    "gpt_neox": Layout("gpt_neox.layers", "mlp.dense_4h_to_h"),
+    "opt": Layout("model.decoder.layers", "fc2"),
+    "llama": LLAMA,
+    "mistral": LLAMA,
+    "qwen2": LLAMA,
+    "qwen3": LLAMA,
+    "gemma2": LLAMA,
+    "gemma3_text": LLAMA,
+    "phi3": LLAMA,
+}
+
+
+def layout_of(config: PretrainedConfig) -> Layout:
+    """The layout of a model's family.
+
+    Raises:
+        ValueError: if the model is an encoder-decoder, quantised, a mixture of experts, or of a
+            family without a row in ``LAYOUTS``.
+    """
+    kind = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"{kind!r} is an encoder-decoder; decoder-only models can be edited")
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError(
+            f"this {kind!r} model is quantised and its weights cannot take an update; load the "
+            "unquantised checkpoint, in bfloat16 if memory is short"
+        )
+    experts = ("num_experts", "num_local_experts", "n_routed_experts")
+    if any((getattr(config, name, None) or 1) > 1 for name in experts):
+        raise ValueError(f"{kind!r} is a mixture of experts: its MLPs have no single output map")
+    if kind not in LAYOUTS:
+        raise ValueError(
+            f"model family {kind!r} is unknown; supported are {', '.join(sorted(LAYOUTS))}. To "
+            "add it, give it a row in LAYOUTS (lightning_modules/language_model/layout.py): the "
+            "path of its blocks and of the MLP's output map"
+        )
+    return LAYOUTS[kind]
+
+
+def blocks(lm: PreTrainedModel) -> nn.ModuleList:
+    """The transformer blocks, in order."""
+    return cast(nn.ModuleList, lm.get_submodule(layout_of(lm.config).blocks))
+
+
+def output_map(lm: PreTrainedModel, layer: int) -> nn.Module:
+    """The MLP output map of a layer: keys ``(…, f)`` in, values ``(…, d)`` out.
+
+    Raises:
+        ValueError: if the layer does not exist.
+    """
+    count = len(blocks(lm))
+    if not 0 <= layer < count:
+        raise ValueError(f"layer must be in [0, {count}) for this model, got {layer}")
+    return blocks(lm)[layer].get_submodule(layout_of(lm.config).output)
+
+
+def output_weight_name(lm: PreTrainedModel, layer: int) -> str:
+    """The full parameter name of a layer's MLP output weight."""
+    layout = layout_of(lm.config)
+    return f"{layout.blocks}.{layer}.{layout.output}.weight"
+
+
+def oriented(lm: PreTrainedModel, name: str) -> Tensor:
+    """A weight seen as ``(out, in)``, whatever way round the module stores it; not a copy."""
+    weight = lm.get_parameter(name)
+    module = lm.get_submodule(name.rpartition(".")[0])
+    return weight.T if isinstance(module, Conv1D) else weight

@@ -1,0 +1,67 @@
+"""A causal language model and its tokenizer, from a folder or the hub, ready to be edited."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from .layout import blocks
+from .tokens import fast
+
+EMBEDDED = Path(__file__).parents[2] / "data_modules" / "embedded" / "lm"
+SAMPLES_PER_WEIGHT = 4096
+
+
+def load(
+    name: str, dtype: str = "float32", trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A frozen model in eval mode, and its tokenizer.
+
+    Args:
+        name: ``embedded``, a folder, or a model's name on the hub.
+        dtype: of the weights in memory.
+        trust_remote_code: run code that comes with the model.
+
+    Raises:
+        FileNotFoundError: if there is no such folder and no such model can be reached.
+        ValueError: if the family is unsupported, the tokenizer is not a fast one, or a weight is
+            not finite.
+    """
+    source = EMBEDDED if name == "embedded" else name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        lm = AutoModelForCausalLM.from_pretrained(
+            source, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+        )
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no language model {name!r}: it is neither a folder with config.json and weights nor "
+            "a model of the hub that can be reached; check the spelling, or give a local folder"
+        ) from error
+    blocks(lm)
+    for parameter_name, parameter in lm.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ValueError(
+                f"weight {parameter_name!r} of {name!r} holds NaN or infinity before any edit; "
+                "get an intact copy of the model"
+            )
+    return lm.requires_grad_(False).eval(), fast(tokenizer, name)
+
+
+def fingerprint(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> str:
+    """A hash of the model's weights (a strided sample of each) and of its vocabulary."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, parameter in lm.named_parameters():
+        flat = parameter.detach().flatten()
+        sample = flat[:: max(1, len(flat) // SAMPLES_PER_WEIGHT)].float().cpu()
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    digest.update(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
+    return digest.hexdigest()

@@ -1,0 +1,91 @@
+"""The one judging primitive: how probable a model finds given tokens."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .passes import heads_only_at
+from .tokens import Span, collate
+
+
+class Scores(NamedTuple):
+    """Per text, on the CPU: what perplexity, choice and match are reductions of.
+
+    Attributes:
+        log_prob: ``(n,)`` float64, sum of the predicted tokens' log-probabilities, in nats.
+        length: ``(n,)``, number of predicted tokens.
+        greedy: ``(n,)``, how many of them are the most probable token at their place.
+    """
+
+    log_prob: Tensor
+    length: Tensor
+    greedy: Tensor
+
+    @property
+    def nll(self) -> Tensor:
+        """Mean negative log-likelihood per predicted token, ``(n,)``, in nats."""
+        return -self.log_prob / self.length
+
+
+@torch.no_grad()
+def score(lm: PreTrainedModel, spans: Sequence[Span], batch_tokens: int = 2048) -> Scores:
+    """Scores of each span's tokens from ``start`` on, in the order given.
+
+    Sums are float64, and exact to float32 logits even where a collapsed model gives hundreds of
+    nats per token. Spans run in batches of similar length.
+
+    Args:
+        lm: the model.
+        spans: texts with their predicted part.
+        batch_tokens: most tokens of a batch, padding included.
+    """
+    log_prob = torch.zeros(len(spans), dtype=torch.float64)
+    greedy = torch.zeros(len(spans), dtype=torch.long)
+    for numbers in _batches([len(span.tokens) for span in spans], batch_tokens):
+        chosen = [spans[number] for number in numbers]
+        token_log_prob, hit, row = _token_scores(lm, chosen)
+        index = torch.tensor(numbers)[row]
+        log_prob.index_add_(0, index, token_log_prob)
+        greedy.index_add_(0, index, hit)
+    length = torch.tensor([len(span.tokens) - span.start for span in spans])
+    return Scores(log_prob, length, greedy)
+
+
+def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices grouped by similar length, at most ``batch_tokens`` padded tokens together."""
+    group: list[int] = []
+    for number in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if group and lengths[number] * (len(group) + 1) > batch_tokens:
+            yield group
+            group = []
+        group.append(number)
+    if group:
+        yield group
+
+
+def _token_scores(lm: PreTrainedModel, spans: list[Span]) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probability (float64), greedy hit and row of every predicted token, each ``(n,)``."""
+    places = [(row, at) for row, s in enumerate(spans) for at in range(s.start, len(s.tokens))]
+    rows, columns = torch.tensor(places, device=lm.device).reshape(-1, 2).T
+    batch = collate([span.tokens for span in spans], lm.device)
+    with heads_only_at(lm, rows, columns - 1):
+        logits = (
+            lm(
+                batch.tokens,
+                attention_mask=batch.mask,
+                position_ids=batch.positions,
+                use_cache=False,
+            )
+            .logits[0]
+            .float()
+        )
+    targets = batch.tokens[rows, columns]
+    peak, guess = logits.max(-1)
+    spread = (logits - peak[:, None]).exp().sum(-1).log()
+    chosen = logits.gather(1, targets[:, None])[:, 0]
+    # peak and choice may lie hundreds of nats apart: their difference needs float64, not more
+    log_prob = chosen.double() - peak.double() - spread.double()
+    return log_prob.cpu(), (guess == targets).long().cpu(), rows.cpu()

@@ -1,0 +1,96 @@
+"""Parity with the published implementation: figures it computed, kept outside this project."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data_modules.records import EditRequest
+from lightning_modules.functional.value_search import ValueSearchOptions
+from lightning_modules.language_model.scoring import score
+from lightning_modules.language_model.tokens import text_span
+from lightning_modules.rome import ROME, ConsistentROME, RankOneEditor
+
+POLICIES = {"original": ROME, "consistent": ConsistentROME}
+
+
+@pytest.fixture(scope="module")
+def reference(shared_data: Path) -> dict:
+    return json.loads((shared_data / "golden" / "rome_reference.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def tensors(shared_data: Path) -> dict[str, torch.Tensor]:
+    return load_file(shared_data / "golden" / "rome_reference.safetensors")
+
+
+@pytest.fixture(scope="module")
+def editors(shared_data: Path, reference: dict, tensors: dict) -> dict[tuple, RankOneEditor]:
+    hyper = reference["hyper"]
+    options = ValueSearchOptions(
+        steps=hyper["steps"],
+        learning_rate=hyper["lr"],
+        weight_decay=hyper["weight_decay"],
+        clamp=hyper["clamp"],
+        kl_weight=hyper["kl"],
+        goal=hyper["stop"],
+    )
+    editors = {}
+    for policy, method in POLICIES.items():
+        editor = method(str(shared_data / "models/nano_gpt2"), hyper["layer"], options)
+        editor.configure_model()
+        editor.contexts = reference["contexts"]
+        for moment in ("identity", "estimated"):
+            editors[policy, moment] = editor
+    return editors
+
+
+def rows() -> Iterator[dict]:
+    file = Path(__file__).parents[3] / "shared/data/golden/rome_reference.json"
+    if file.exists():
+        yield from json.loads(file.read_text())["cases"]
+
+
+def name(row: dict) -> str:
+    return f"case{row['case']}.{row['policy']}.{row['moment']}"
+
+
+def test_every_row_is_there(reference: dict) -> None:
+    assert len(reference["cases"]) == 96
+
+
+@pytest.mark.parametrize("row", list(rows()), ids=name)
+def test_edit_equals_the_published_one(
+    row: dict, editors: dict, tensors: dict, shared_data: Path
+) -> None:
+    editor = editors[row["policy"], row["moment"]]
+    editor.moment = tensors["second_moment"] if row["moment"] == "estimated" else None
+    request = EditRequest(
+        row["case_id"], row["prompt"], row["subject"], row["target_new"], row["target_true"]
+    )
+    losses = []
+    search = editor.search_value
+    editor.search_value = lambda recorded: losses.append(search(recorded)) or losses[-1]
+    (update,) = editor.edit([request])
+    del editor.search_value
+
+    close = {"rel": 1e-3}
+    assert losses[0].losses == pytest.approx(row["losses_rounded"], abs=1.6e-3)
+    assert editor.record["denominator"] == pytest.approx(row["denominator"], **close)
+    assert editor.record["numerator_norm"] == pytest.approx(row["numerator_norm"], **close)
+    assert float(update.dense().norm()) == pytest.approx(row["update_norm"], **close)
+    for ours, theirs in ((update.right[0], "u"), (update.left[:, 0], "v")):
+        vector = tensors.get(f"{name(row)}.{theirs}")
+        if vector is not None:
+            assert float(torch.cosine_similarity(ours, vector.double(), 0)) > 0.99999
+            assert float(ours.norm()) == pytest.approx(float(vector.norm()), **close)
+
+    sentences = json.loads((shared_data / "me_ppl/ME-PPL_50.json").read_text())
+    editor.apply_update(update)
+    spans = [text_span(editor.tokenizer, sentence["Text"]) for sentence in sentences]
+    perplexity = float(score(editor.lm, spans).nll.exp().mean())
+    editor.restore()
+    assert perplexity == pytest.approx(row["perplexity_after"], **close)

@@ -1,0 +1,204 @@
+"""The import rule and the sizes of the house, read from the syntax trees of the product code."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("callbacks", "lightning_modules", "data_modules")
+OURS = {*PACKAGES, "train", "tests"}
+MAY_IMPORT = {  # longest prefix decides
+    "train": PACKAGES,
+    "callbacks": ("callbacks", "lightning_modules", "data_modules.records"),
+    "callbacks.functional": (),
+    "lightning_modules": ("lightning_modules", "data_modules.records"),
+    "lightning_modules.functional": ("lightning_modules.functional",),
+    "data_modules": ("data_modules",),
+}
+LIBRARIES = {  # beside the standard library; any where not listed
+    "callbacks.functional": {"torch", "numpy"},
+    "lightning_modules.functional": {"torch"},
+}
+METHODS = {"rome", "memit", "fine_tuning", "mend", "emmet", "alpha_edit"}
+FUNCTION_LINES, FILE_LINES, YAML_LINES = 50, 250, 25
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = [ROOT / "train.py", *(f for p in PACKAGES for f in sorted((ROOT / p).rglob("*.py")))]
+MODULES = {module_name(path): path for path in FILES}
+YAMLS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+def under(module: str, prefix: str) -> bool:
+    return module == prefix or module.startswith(prefix + ".")
+
+
+def longest_prefix(module: str, table: dict) -> str | None:
+    return max((p for p in table if under(module, p)), key=len, default=None)
+
+
+def imported(source: str, module: str, is_package: bool = False) -> Iterator[str]:
+    """Absolute names of what a module imports, wherever in it the import stands."""
+    package = module.split(".") if is_package else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            for alias in node.names:
+                name = f"{base}.{alias.name}" if base else alias.name
+                # `from package import module` names a module, `from module import f` does not
+                yield name if name in MODULES or base in PACKAGES else base
+
+
+def refusals(module: str, names: Iterator[str]) -> list[str]:
+    """What the import rule says against a module's imports."""
+    allowed = MAY_IMPORT[longest_prefix(module, MAY_IMPORT)]
+    libraries = LIBRARIES.get(longest_prefix(module, LIBRARIES))
+    refused = []
+    for name in names:
+        top, last = name.split(".")[0], name.split(".")[-1]
+        if top in OURS:
+            fine = any(under(name, prefix) for prefix in allowed)
+            concrete = under(module, "callbacks") and top == "lightning_modules" and last in METHODS
+            if not fine or concrete:
+                refused.append(f"{module} must not import {name}")
+        elif libraries is not None and top not in libraries | sys.stdlib_module_names:
+            refused.append(f"{module} must not import the library {name}")
+    return refused
+
+
+def cycle(edges: dict[str, set[str]]) -> list[str]:
+    """Modules that import one another in a ring, or nothing."""
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def is_fault(node: ast.AST) -> bool:
+    match node:
+        case ast.Global() | ast.ExceptHandler(type=None) | ast.Call(func=ast.Name(id="print")):
+            return True
+        case ast.Call(func=ast.Attribute(attr="cuda")):
+            return True
+        case ast.Constant(value=str(text)):
+            return text == "cuda" or text.startswith("cuda:")
+        case ast.ImportFrom(names=[ast.alias(name="*")]):
+            return True
+    return False
+
+
+def faults(source: str) -> list[str]:
+    """Lines with print, global, a bare except, a CUDA literal, or a star import."""
+    nodes = (node for node in ast.walk(ast.parse(source)) if is_fault(node))
+    return [f"line {node.lineno}: {ast.unparse(node).splitlines()[0]}" for node in nodes]
+
+
+def long_functions(source: str) -> list[str]:
+    """Functions longer than the limit, their docstrings included."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = (node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds))
+    sizes = ((node.name, node.end_lineno - node.lineno + 1) for node in nodes)
+    return [f"{name}: {size} lines" for name, size in sizes if size > FUNCTION_LINES]
+
+
+def imports_of(module: str) -> set[str]:
+    path = MODULES[module]
+    return set(imported(path.read_text("utf-8"), module, path.name == "__init__.py"))
+
+
+def test_files_of_every_package_are_found():
+    for package in PACKAGES:
+        assert any(under(module, package) for module in MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_imports_only_what_lies_below_it(module):
+    assert refusals(module, iter(sorted(imports_of(module)))) == []
+
+
+def test_no_modules_import_one_another_in_a_ring():
+    edges = {module: imports_of(module) & MODULES.keys() - {module} for module in MODULES}
+    assert cycle(edges) == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_product_code_keeps_to_the_house_rules(module):
+    source = MODULES[module].read_text("utf-8")
+    assert faults(source) == []
+    assert long_functions(source) == []
+    assert len(source.splitlines()) <= FILE_LINES
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_yaml_states_little(path):
+    assert len(path.read_text("utf-8").splitlines()) <= YAML_LINES
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "refused"),
+    [
+        ("callbacks.ledger", "from lightning_modules.rome import ROME", "lightning_modules.rome"),
+        ("callbacks.ledger", "from lightning_modules import rome", "lightning_modules.rome"),
+        ("callbacks.ledger", "import data_modules.editing", "data_modules.editing"),
+        ("callbacks.functional", "import lightning", "library lightning"),
+        ("lightning_modules.rome", "from callbacks import ledger", "callbacks.ledger"),
+        ("lightning_modules.rome", "from data_modules import zsre", "data_modules.zsre"),
+        ("lightning_modules.functional.ridge", "import numpy as np", "library numpy"),
+        ("lightning_modules.functional.ridge", "from .. import editor", "lightning_modules.editor"),
+        ("data_modules.zsre", "def f():\n    import lightning_modules", "lightning_modules"),
+        ("data_modules.zsre", "import train", "train"),
+    ],
+)
+def test_checker_refuses_a_wrong_import(module, source, refused):
+    assert [text.endswith(refused) for text in refusals(module, imported(source, module))] == [True]
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("train", "from callbacks import ledger"),
+        ("callbacks.ledger", "from lightning_modules.editor import Editor"),
+        ("lightning_modules.rome", "from data_modules.records import EditRequest"),
+        ("lightning_modules.functional.ridge", "import math\nfrom torch import Tensor"),
+        ("data_modules.zsre", "from .records import EditRequest"),
+    ],
+)
+def test_checker_accepts_a_right_import(module, source):
+    assert refusals(module, imported(source, module)) == []
+
+
+def test_checker_finds_a_ring():
+    assert set(cycle({"a": {"b"}, "b": {"c"}, "c": {"a"}})) == {"a", "b", "c"}
+
+
+def test_checker_finds_each_fault_of_a_bad_source():
+    bad = [
+        "from math import *",
+        "def f():",
+        "    global x",
+        "    try:",
+        "        print(x.to('cuda:0'), 'no cuda here', y.cuda())",
+        "    except:",
+        "        return 'cuda'",
+    ]
+    assert sorted(line.split(":")[0] for line in faults("\n".join(bad))) == [
+        "line 1", "line 3", "line 5", "line 5", "line 5", "line 6", "line 7",
+    ]  # fmt: skip
+
+
+def test_checker_measures_functions():
+    body = "    pass\n"
+    assert long_functions("def f():\n" + body * (FUNCTION_LINES - 1)) == []
+    assert long_functions("def f():\n" + body * FUNCTION_LINES) == ["f: 51 lines"]
