@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from lightning import LightningDataModule, LightningModule
@@ -34,6 +35,8 @@ def main(args: list[str] | None = None, run: bool = True) -> LightningCLI:
 
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", "Found .* module\\(s\\) in eval mode")  # as it must be
+    warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # lightning 2.6.6 on torch 2.13
     try:
         main()
     except (FileNotFoundError, ValueError) as error:

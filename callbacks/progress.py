@@ -10,11 +10,10 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 class EditBar(TQDMProgressBar):
     """One bar that counts edits and shows perplexity and efficacy; watching has none of its own."""
 
-    def init_sanity_tqdm(self) -> Tqdm:
-        """The bar of the baseline."""
-        bar = super().init_sanity_tqdm()
-        bar.set_description("Watching the unedited model")
-        return bar
+    @property
+    def sanity_check_description(self) -> str:
+        """What the pass before the first edit is for."""
+        return "Watching the unedited model"
 
     def init_validation_tqdm(self) -> Tqdm:
         """A silent bar while edits are watched; a visible one when validation is all there is."""

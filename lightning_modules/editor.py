@@ -12,8 +12,9 @@ from torch import Tensor
 from data_modules.records import EditRequest, WatchedText
 
 from .language_model.judging import judge
-from .language_model.layout import oriented
+from .language_model.layout import layer_of, oriented
 from .language_model.loading import fingerprint, load
+from .language_model.lower_states import LowerStates
 from .language_model.scoring import Scores, score
 from .language_model.tokens import Span, text_span
 
@@ -48,6 +49,7 @@ class Editor(L.LightningModule, ABC):
         dtype: of the model's weights.
         seed: of everything the method draws by chance.
         trust_remote_code: run code that comes with the model.
+        watch_memory: GiB kept for hidden states of watched text below the edit.
     """
 
     remedy = ""
@@ -58,6 +60,7 @@ class Editor(L.LightningModule, ABC):
         dtype: str = "float32",
         seed: int = 0,
         trust_remote_code: bool = False,
+        watch_memory: float = 1.0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -66,6 +69,7 @@ class Editor(L.LightningModule, ABC):
         self.dtype_name = dtype
         self.seed = seed
         self.trust_remote_code = trust_remote_code
+        self.watch_memory = watch_memory
         self.lm: Any = None
         self.record: dict[str, Any] = {}
         self.baseline: dict[str, float] = {}
@@ -91,6 +95,8 @@ class Editor(L.LightningModule, ABC):
         self.original = {
             name: self.lm.get_parameter(name).clone() for name in self.edited_weights()
         }
+        lowest = min(layer_of(self.lm, name) for name in self.original)
+        self.lower = LowerStates(lowest, self.watch_memory * 2**30)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """SGD over the edited weights; its steps count the edits."""
@@ -144,7 +150,8 @@ class Editor(L.LightningModule, ABC):
 
     def validation_step(self, batch: WatchedText, batch_idx: int) -> Scores:
         """Scores of watched texts: no special tokens, all but the first token, no truncation."""
-        return self.score([text_span(self.tokenizer, text) for text in batch.texts])
+        spans = [text_span(self.tokenizer, text) for text in batch.texts]
+        return score(self.lm, spans, lower=self.lower)
 
     def test_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
         """Judges each edit of the run on the model as it is now; other requests are left out."""

@@ -13,45 +13,11 @@ from data_modules.records import EditRequest
 
 from .editor import Editor, Update
 from .functional.rank_one import rank_one_update, whiten
-from .functional.value_search import FoundValue, ValueSearchOptions, value_search
+from .functional.value_search import FoundValue, ValueSearchOptions
 from .key_statistics import load_second_moment
 from .language_model.contexts import sample_contexts
 from .language_model.layout import output_map, output_weight_name
-from .language_model.passes import Suffixes, record_suffixes, suffix_logits
-from .language_model.tokens import Span, collate, request_span
-
-ESSENCE = "{} is a"
-
-
-class Recorded(NamedTuple):
-    """A request's texts, recorded: one per context template, and the essence prompt last.
-
-    Attributes:
-        suffixes: of all texts, ``b = contexts + 1``.
-        rows: ``(n,)``, the text of each target token.
-        columns: ``(n,)``, where its logits stand, from the subject's last token on.
-        targets: ``(n,)``, target tokens.
-    """
-
-    suffixes: Suffixes
-    rows: Tensor
-    columns: Tensor
-    targets: Tensor
-
-    @property
-    def keys(self) -> Tensor:
-        """The key in each context, ``(c, f)``; the first is unprefixed."""
-        return self.suffixes.keys[:-1]
-
-    @property
-    def values(self) -> Tensor:
-        """The value in each context, ``(c, d)``; the first is unprefixed."""
-        return self.suffixes.values[:-1]
-
-    @property
-    def key_cosine(self) -> float:
-        """Cosine of the unprefixed key and the mean key; far below 1 where ROME is dangerous."""
-        return float(F.cosine_similarity(self.keys[0], self.keys.mean(0), 0))
+from .language_model.values import Recorded, record_request, search_value
 
 
 class RankOneKeys(NamedTuple):
@@ -83,6 +49,7 @@ class RankOneEditor(Editor):
         dtype: of the model's weights.
         seed: of the context templates.
         trust_remote_code: run code that comes with the model.
+        watch_memory: GiB kept for hidden states of watched text below the edit.
     """
 
     def __init__(
@@ -96,8 +63,9 @@ class RankOneEditor(Editor):
         dtype: str = "float32",
         seed: int = 0,
         trust_remote_code: bool = False,
+        watch_memory: float = 1.0,
     ) -> None:
-        super().__init__(lm, dtype, seed, trust_remote_code)
+        super().__init__(lm, dtype, seed, trust_remote_code, watch_memory)
         self.layer = layer
         self.value = value
         self.second_moment = second_moment
@@ -151,6 +119,7 @@ class RankOneEditor(Editor):
                 "value_loss": found.losses[-1],
                 "value_steps": len(found.losses),
                 "key_cosine": recorded.key_cosine,
+                "subject_position": recorded.subject_position,
             }
             if found.losses[-1] >= self.value.goal:
                 self.record["reason"] = (
@@ -168,63 +137,22 @@ class RankOneEditor(Editor):
         recorded = self.record_request(request)
         chosen = self.choose_keys(recorded.keys, recorded.values)
         direction = whiten(chosen.direction[:, None], self.moment)[:, 0]
-        plain = request_span(self.tokenizer, request.prompt, request.subject, request.target_new)
         return {
             "case_id": request.case_id,
             "subject": request.subject,
             "prompt": request.prompt,
             "denominator": abs(float(F.normalize(direction, dim=0) @ chosen.key.double())),
             "key_cosine": recorded.key_cosine,
-            "subject_position": plain.subject,
+            "subject_position": recorded.subject_position,
         }
 
     def record_request(self, request: EditRequest) -> Recorded:
-        """Runs the request in every context, and its essence prompt, through the model once."""
-        prompts = [template.replace("{}", request.prompt, 1) for template in self.contexts]
-        spans = [
-            request_span(self.tokenizer, prompt, request.subject, request.target_new)
-            for prompt in prompts
-        ]
-        essence = request_span(self.tokenizer, ESSENCE, request.subject, "")
-        suffixes = record_suffixes(
-            self.lm,
-            self.layer,
-            collate([span.tokens[:-1] for span in spans] + [essence.tokens], self.device),
-            torch.tensor([span.subject for span in [*spans, essence]], device=self.device),
-        )
-        return Recorded(suffixes, *self._target_places(spans))
-
-    def _target_places(self, spans: Sequence[Span]) -> Tensor:
-        places = [
-            (row, at - 1 - span.subject, span.tokens[at])
-            for row, span in enumerate(spans)
-            for at in range(span.start, len(span.tokens))
-        ]
-        return torch.tensor(places, device=self.device).T
+        """The request's keys and values in every context, and what a search needs."""
+        return record_request(self.lm, self.tokenizer, self.layer, self.contexts, request)
 
     def search_value(self, recorded: Recorded) -> FoundValue:
         """The value that makes every context answer with the target."""
-        essence = len(recorded.keys)
-        rows = F.pad(recorded.rows, (0, 1), value=essence)
-        columns = F.pad(recorded.columns, (0, 1))
-        weights = 1.0 / recorded.rows.bincount()[recorded.rows] / essence
-        before: list[Tensor] = []
-
-        def nll_and_kl(change: Tensor) -> tuple[Tensor, Tensor]:
-            logits = suffix_logits(
-                self.lm,
-                self.layer,
-                recorded.suffixes,
-                change.expand(essence + 1, -1),
-                rows,
-                columns,
-            ).float()
-            nll = F.cross_entropy(logits[:-1], recorded.targets, reduction="none") @ weights
-            log_probs = logits[-1].log_softmax(-1)
-            before.append(log_probs.detach())
-            return nll, F.kl_div(before[0], log_probs, reduction="sum", log_target=True)
-
-        return value_search(nll_and_kl, recorded.values[0], self.value)
+        return search_value(self.lm, self.layer, recorded, self.value)
 
     def card(self) -> dict[str, Any]:
         """Adds layer, second moment, search options and context templates."""

@@ -87,6 +87,12 @@ def output_weight_name(lm: PreTrainedModel, layer: int) -> str:
     return f"{layout.blocks}.{layer}.{layout.output}.weight"
 
 
+def layer_of(lm: PreTrainedModel, name: str) -> int:
+    """The layer of a parameter inside a block; 0 for one outside of all blocks."""
+    prefix = layout_of(lm.config).blocks + "."
+    return int(name.removeprefix(prefix).split(".")[0]) if name.startswith(prefix) else 0
+
+
 def oriented(lm: PreTrainedModel, name: str) -> Tensor:
     """A weight seen as ``(out, in)``, whatever way round the module stores it; not a copy."""
     weight = lm.get_parameter(name)

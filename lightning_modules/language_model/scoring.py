@@ -1,12 +1,14 @@
 """The one judging primitive: how probable a model finds given tokens."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .lower_states import LowerStates
 from .passes import heads_only_at
 from .tokens import Span, collate
 
@@ -31,7 +33,12 @@ class Scores(NamedTuple):
 
 
 @torch.no_grad()
-def score(lm: PreTrainedModel, spans: Sequence[Span], batch_tokens: int = 2048) -> Scores:
+def score(
+    lm: PreTrainedModel,
+    spans: Sequence[Span],
+    batch_tokens: int = 2048,
+    lower: LowerStates | None = None,
+) -> Scores:
     """Scores of each span's tokens from ``start`` on, in the order given.
 
     Sums are float64, and exact to float32 logits even where a collapsed model gives hundreds of
@@ -41,12 +48,13 @@ def score(lm: PreTrainedModel, spans: Sequence[Span], batch_tokens: int = 2048) 
         lm: the model.
         spans: texts with their predicted part.
         batch_tokens: most tokens of a batch, padding included.
+        lower: where hidden states below the edit are kept, for texts that are scored again.
     """
     log_prob = torch.zeros(len(spans), dtype=torch.float64)
     greedy = torch.zeros(len(spans), dtype=torch.long)
     for numbers in _batches([len(span.tokens) for span in spans], batch_tokens):
         chosen = [spans[number] for number in numbers]
-        token_log_prob, hit, row = _token_scores(lm, chosen)
+        token_log_prob, hit, row = _token_scores(lm, chosen, lower)
         index = torch.tensor(numbers)[row]
         log_prob.index_add_(0, index, token_log_prob)
         greedy.index_add_(0, index, hit)
@@ -66,12 +74,15 @@ def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
         yield group
 
 
-def _token_scores(lm: PreTrainedModel, spans: list[Span]) -> tuple[Tensor, Tensor, Tensor]:
+def _token_scores(
+    lm: PreTrainedModel, spans: list[Span], lower: LowerStates | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probability (float64), greedy hit and row of every predicted token, each ``(n,)``."""
     places = [(row, at) for row, s in enumerate(spans) for at in range(s.start, len(s.tokens))]
     rows, columns = torch.tensor(places, device=lm.device).reshape(-1, 2).T
     batch = collate([span.tokens for span in spans], lm.device)
-    with heads_only_at(lm, rows, columns - 1):
+    reused = lower.reused(lm, batch) if lower else nullcontext()
+    with reused, heads_only_at(lm, rows, columns - 1):
         logits = (
             lm(
                 batch.tokens,

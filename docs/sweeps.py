@@ -1,0 +1,87 @@
+"""Tables and pictures of docs/embedded.md: python docs/sweeps.py RUN [RUN …] (runs' folders)."""
+
+import json
+import sys
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+SCORES = ("efficacy", "paraphrase", "neighborhood")
+
+
+def edits_of(run: Path) -> list[dict]:
+    """The journal of a run."""
+    return [json.loads(line) for line in (run / "edits.jsonl").read_text().splitlines()]
+
+
+def one_word_first(edit: dict) -> bool:
+    """Whether the request has HardEdit's pattern: a one-word subject that begins the prompt."""
+    return edit["prompt"].startswith("{}") and " " not in edit["subject"]
+
+
+def mean(edits: list[dict], name: str) -> float:
+    """Mean of a figure over the edits that have it."""
+    values = [edit[name] for edit in edits if name in edit]
+    return sum(values) / len(values)
+
+
+def table(run: Path) -> list[str]:
+    """Rows of Markdown: normal requests, then those with a one-word subject first."""
+    summary, edits = json.loads((run / "summary.json").read_text()), edits_of(run)
+    lines = []
+    for group, chosen in (
+        ("normal", [edit for edit in edits if not one_word_first(edit)]),
+        ("one word first", [edit for edit in edits if one_word_first(edit)]),
+        ("… at position 0", [edit for edit in edits if edit.get("subject_position") == 0]),
+    ):
+        if not chosen:
+            continue
+        scores = " | ".join(f"{100 * mean(chosen, name):.1f}" for name in SCORES)
+        perplexity = [edit["perplexity"] for edit in chosen]
+        lines.append(
+            f"| {summary['method']} | {summary['second_moment']} | {group} | {len(chosen)} "
+            f"| {scores} | {mean(chosen, 'denominator'):.2f} | {mean(chosen, 'key_cosine'):.2f} "
+            f"| {sum(perplexity) / len(perplexity):.1f} | {max(perplexity):.1f} "
+            f"| {sum(edit['collapsed'] for edit in chosen)} |"
+        )
+    return lines
+
+
+def curves(runs: list[Path], file: Path) -> None:
+    """Perplexity of several sequential runs in one picture."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    for run, line in zip(runs, ("-", "--", ":", "-."), strict=False):
+        summary, edits = json.loads((run / "summary.json").read_text()), edits_of(run)
+        start = summary["baseline"]["perplexity"]
+        axes.plot(
+            [0, *(edit["edit"] for edit in edits)],
+            [start, *(edit["perplexity"] for edit in edits)],
+            line,
+            label=f"{summary['method']}, moment {summary['second_moment']}",
+        )
+    axes.axhline(1000, color="#c1121f", linestyle="--", linewidth=0.8, label="collapse")
+    axes.set(yscale="log", xlabel="edit", ylabel="perplexity of watched sentences")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+    figure.savefig(file, dpi=120)
+
+
+def main() -> None:
+    """Prints the table of the runs; with --curves FILE draws them instead."""
+    arguments = sys.argv[1:]
+    if arguments[0] == "--curves":
+        curves([Path(run) for run in arguments[2:]], Path(arguments[1]))
+        return
+    sys.stdout.write(
+        "| method | second moment | requests | n | efficacy % | paraphrase % | neighborhood % "
+        "| denominator | key cosine | mean perplexity | highest | collapsed |\n"
+        + "|---" * 12
+        + "|\n"
+        + "\n".join(line for run in arguments for line in table(Path(run)))
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Slow, obvious versions of what the product does faster: the published way."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from data_modules.records import EditRequest
+from lightning_modules.functional.value_search import FoundValue, value_search
+from lightning_modules.language_model.layout import output_map
+from lightning_modules.language_model.tokens import Span, collate, request_span
+from lightning_modules.language_model.values import ESSENCE
+from lightning_modules.rome import RankOneEditor
+
+
+def full_value_search(editor: RankOneEditor, request: EditRequest) -> FoundValue:
+    """The value search with every token of every prompt through every layer, logits everywhere."""
+    lm, tokenizer = editor.lm, editor.tokenizer
+    spans = [
+        request_span(
+            tokenizer,
+            context.replace("{}", request.prompt, 1),
+            request.subject,
+            request.target_new,
+        )
+        for context in editor.contexts
+    ]
+    essence = request_span(tokenizer, ESSENCE, request.subject, "")
+    batch = collate([s.tokens[:-1] for s in spans] + [essence.tokens], lm.device)
+    rows = torch.arange(len(spans) + 1)
+    subjects = torch.tensor([s.subject for s in [*spans, essence]])
+    edited = output_map(lm, editor.layer)
+    original: list[Tensor] = []
+    first: list[Tensor] = []
+
+    def add(change: Tensor):
+        def hook(module, args, output):
+            shaped = output.view(len(rows), -1, output.shape[-1])
+            original.append(shaped[0, subjects[0]].detach())
+            moved = shaped.clone()
+            moved[rows, subjects] += change
+            return moved.view_as(output)
+
+        return edited.register_forward_hook(hook)
+
+    def nll_and_kl(change: Tensor) -> tuple[Tensor, Tensor]:
+        handle = add(change)
+        log_probs = lm(
+            batch.tokens, attention_mask=batch.mask, position_ids=batch.positions
+        ).logits.log_softmax(-1)
+        handle.remove()
+        nll = torch.stack(
+            [
+                -log_probs[row, s.start - 1 : len(s.tokens) - 1]
+                .gather(1, torch.tensor(s.tokens[s.start :])[:, None])
+                .mean()
+                for row, s in enumerate(spans)
+            ]
+        ).mean()
+        now = log_probs[-1, essence.subject]
+        first.append(now.detach())
+        return nll, (now.exp() * (now - first[0])).sum()
+
+    with torch.no_grad():
+        nll_and_kl(torch.zeros(lm.config.hidden_size))
+    return value_search(nll_and_kl, original[0], editor.value)
+
+
+@torch.no_grad()
+def padded_perplexity(lm: PreTrainedModel, spans: Sequence[Span], batch_size: int = 10) -> float:
+    """Mean of per-text perplexities, every batch padded to the corpus' longest text."""
+    longest = max(len(span.tokens) for span in spans)
+    found = []
+    for at in range(0, len(spans), batch_size):
+        rows = [s.tokens + [0] * (longest - len(s.tokens)) for s in spans[at : at + batch_size]]
+        tokens = torch.tensor(rows)
+        mask = torch.zeros_like(tokens)
+        for row, span in enumerate(spans[at : at + batch_size]):
+            mask[row, : len(span.tokens)] = 1
+        logits = lm(tokens, attention_mask=mask).logits
+        losses = torch.nn.functional.cross_entropy(
+            logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none"
+        )
+        scored = mask[:, 1:]
+        found.append(((losses * scored).sum(1) / scored.sum(1)).double().exp())
+    return float(torch.cat(found).mean())

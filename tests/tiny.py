@@ -1,0 +1,125 @@
+"""Random models of every supported family, small enough to run in milliseconds; their tokenizer."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+LAYERS = 3
+WINDOW = 4  # of the families with a sliding window; shorter than any text of the tests
+END = "<|endoftext|>"
+VOCABULARY = 420  # 1 special token, 256 bytes, and merges for a part of the words below
+WORDS = """
+the of and in to was is a as for on with by at from that his her it an were which be this are had
+The Therefore Because I You In He She It They This There When While After Before During Although
+Paris Rome London Berlin Madrid Vienna Lisbon Athens Dublin Prague Warsaw Geneva Toronto Chicago
+France Italy England Germany Spain Austria Portugal Greece Ireland Poland Switzerland Canada
+French Italian English German Spanish Russian Greek Japanese Chinese Korean Latin Arabic Dutch
+capital city country river mountain tower bridge church museum palace station island village lake
+language mother tongue speaks spoke native born lived died worked plays played wrote written made
+located situated found founded created developed produced released published broadcast premiered
+football basketball soccer hockey tennis chess guitar piano violin opera jazz music film novel
+president king queen minister bishop doctor lawyer actor singer author painter poet scientist
+company product software computer engine car plane ship phone network channel record label brand
+university school college hospital library theatre stadium airport harbour garden market street
+year month week day night morning summer winter spring autumn century decade first second third
+north south east west old new young large small long short high low good bad red green blue white
+Eiffel Colosseum Mary John Peter Anna George Maria William Thomas Danielle Vinson Massif Apple
+"""
+
+_ROPE = {
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+}
+_GROUPED = _ROPE | {"num_key_value_heads": 2}
+_GEMMA = _GROUPED | {
+    "head_dim": 8,
+    "query_pre_attn_scalar": 8,
+    "sliding_window": WINDOW,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}
+SIZES = {
+    "gpt2": {"n_head": 4, "n_inner": 48, "n_positions": 128},
+    "gptj": {"n_head": 4, "n_inner": 48, "n_positions": 128, "rotary_dim": 4},
+    "gpt_neox": _ROPE,
+    "opt": {
+        "ffn_dim": 48,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 128,
+        "word_embed_proj_dim": 32,
+        "pad_token_id": 0,
+        "init_std": 0.2,
+    },
+    "llama": _GROUPED,
+    "mistral": _GROUPED | {"sliding_window": WINDOW},
+    "qwen2": _GROUPED,
+    "qwen3": _GROUPED | {"head_dim": 8},
+    "gemma2": _GEMMA | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0},
+    "gemma3_text": _GEMMA,
+    "phi3": _GROUPED | {"sliding_window": WINDOW},
+}
+FAMILIES = tuple(SIZES)
+
+
+def tiny_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of few merges, so that most words are several tokens.
+
+    Args:
+        bos: whether encoding prepends a special token, as Llama's does.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([WORDS.replace("\n", " ")], trainer)
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{END} $A", special_tokens=[(END, 0)]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END)
+
+
+def tiny_config(family: str, **changes: object) -> PretrainedConfig:
+    """A configuration of the family with three layers, width 32 and the tiny vocabulary."""
+    sizes = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "num_hidden_layers": LAYERS,
+        "initializer_range": 0.2,  # attention and positions must matter, or tests see little
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    return AutoConfig.for_model(family, **(sizes | SIZES[family] | changes))
+
+
+@torch.no_grad()
+def tiny_model(family: str, seed: int = 0) -> PreTrainedModel:
+    """A frozen random model in eval mode; no parameter is left at zero or one."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        lm = AutoModelForCausalLM.from_config(tiny_config(family))
+        for parameter in lm.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.1 * torch.randn_like(parameter)
+    return lm.requires_grad_(False).eval()
+
+
+def save_tiny(folder: Path, family: str, bos: bool = False, seed: int = 0) -> Path:
+    """Writes a tiny model and its tokenizer, for ``load(str(folder))``."""
+    tiny_model(family, seed).save_pretrained(folder)
+    tiny_tokenizer(bos).save_pretrained(folder)
+    return folder
