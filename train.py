@@ -6,10 +6,21 @@ import warnings
 from pathlib import Path
 
 from lightning import LightningDataModule, LightningModule
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from callbacks.collapse import CollapseStopping
 
 CONFIGS = Path(__file__).parent / "configs"
 VERBS = ("fit", "validate", "test", "predict")
+
+
+class EditingCLI(LightningCLI):
+    """Lightning's command line, with the collapse threshold where a user can reach it."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds ``--collapse.threshold`` and ``--collapse.relative``."""
+        parser.add_lightning_class_args(CollapseStopping, "collapse")
 
 
 def located(argument: str) -> str:
@@ -22,7 +33,7 @@ def located(argument: str) -> str:
 def main(args: list[str] | None = None, run: bool = True) -> LightningCLI:
     """Runs one command line; ``configs/defaults.yaml`` lies below every config."""
     defaults = {"default_config_files": [str(CONFIGS / "defaults.yaml")]}
-    return LightningCLI(
+    return EditingCLI(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,
@@ -39,7 +50,7 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # lightning 2.6.6 on torch 2.13
     try:
         main()
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, MisconfigurationException, ValueError) as error:
         if os.environ.get("KEEL_TRACE"):
             raise
         sys.exit(f"error: {error}\n(KEEL_TRACE=1 shows where)")

@@ -38,10 +38,12 @@ class CollapseStopping(L.Callback):
         return min(self.threshold, (self.relative or math.inf) * baseline)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Judges the perplexity that was just measured."""
+        """Judges the perplexity that was just measured; a model that is not edited is let be."""
+        if not isinstance(pl_module, Editor):
+            return
         baseline = pl_module.baseline.get("perplexity", math.inf)
+        limit = pl_module.baseline["collapse_limit"] = self.limit(baseline)
         if trainer.sanity_checking:
-            pl_module.baseline["collapse_limit"] = self.limit(baseline)
             if baseline > self.threshold:
                 rank_zero_warn(
                     f"the unedited model's perplexity {baseline:.4g} is above the threshold "
@@ -51,6 +53,6 @@ class CollapseStopping(L.Callback):
         perplexity = pl_module.record.get("perplexity")
         if perplexity is None or trainer.state.fn != "fit":
             return
-        collapsed = not math.isfinite(perplexity) or perplexity > self.limit(baseline)
+        collapsed = not math.isfinite(perplexity) or perplexity > limit
         pl_module.record["collapsed"] = collapsed
         trainer.should_stop = trainer.should_stop or (collapsed and not restores(trainer))

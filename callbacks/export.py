@@ -1,10 +1,12 @@
 """Models that outlive the run."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import lightning as L
 import torch
 
+from lightning_modules.editor import Editor
 from lightning_modules.pretraining import Pretraining
 
 
@@ -20,10 +22,11 @@ class SavePretrained(L.Callback):
         self.folder = folder
         self.dtype = getattr(torch, dtype)
 
-    def on_fit_end(self, trainer: L.Trainer, pl_module: Pretraining) -> None:
+    def on_fit_end(self, trainer: L.Trainer, pl_module: Editor | Pretraining) -> None:
         """Writes ``config.json``, ``model.safetensors`` and the tokenizer's files."""
         if trainer.is_global_zero:
             folder = Path(trainer.log_dir or trainer.default_root_dir) / self.folder
-            pl_module.lm.to(self.dtype).save_pretrained(folder)
+            deepcopy(pl_module.lm).to(self.dtype).save_pretrained(folder)
             data = trainer.datamodule  # type: ignore[attr-defined] # set by Lightning's connector
-            data.tokenizer.save_pretrained(folder)
+            owner = pl_module if isinstance(pl_module, Editor) else data
+            owner.tokenizer.save_pretrained(folder)

@@ -13,6 +13,7 @@ from lightning_modules.editor import Editor
 from .ledger import folder_of, read_journal
 from .restore import restores
 
+CEILING = 1e100  # an infinite perplexity is drawn here, and all that a logarithmic axis cannot hold
 INK, ALARM, FAINT = "#1b4965", "#c1121f", "#8d99ae"
 
 
@@ -46,7 +47,7 @@ def health_figure(
     """
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
-    finite = [min(edit["perplexity"], 1e300) for edit in edits]
+    finite = [min(edit["perplexity"], CEILING) for edit in edits]
     numbers = [edit["edit"] for edit in edits]
     axes.plot(numbers, finite, "." if single else "-", color=INK, label="after the edit")
     if "perplexity" in baseline:

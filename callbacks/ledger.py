@@ -72,7 +72,8 @@ class EditJournal(L.Callback):
         write_json(folder_of(trainer) / "summary.json", summary)
         final = {k: v for k, v in numbers(summary["means"]).items() if math.isfinite(v)}
         for logger in trainer.loggers:
-            logger.log_hyperparams(dict(pl_module.hparams), metrics=final)
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(dict(pl_module.hparams), metrics=final)
         rank_zero_info(verdict(summary))
         rank_zero_info(f"Journal: {folder_of(trainer)}. Look: tensorboard --logdir runs")
         if pl_module.remedy and summary["collapsed_at"]:
@@ -84,8 +85,8 @@ class EditJournal(L.Callback):
         if "edit" not in record or not trainer.is_global_zero:
             return
         folder_of(trainer).mkdir(parents=True, exist_ok=True)
-        with (folder_of(trainer) / "edits.jsonl").open("a") as journal:
-            journal.write(json.dumps(record, ensure_ascii=False) + "\n")
+        with (folder_of(trainer) / "edits.jsonl").open("a", encoding="utf-8") as journal:
+            journal.write(json.dumps(nullified(record), ensure_ascii=False) + "\n")
             journal.flush()
             os.fsync(journal.fileno())
         log(trainer, record, step=record["edit"])
@@ -97,9 +98,17 @@ def folder_of(trainer: L.Trainer) -> Path:
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """All edits of a run, in order; none if it has no journal."""
+    """All edits of a run, in order; none if it has no journal. What was not finite is infinite."""
     file = folder / "edits.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    edits = map(json.loads, file.read_text("utf-8").split("\n")[:-1]) if file.exists() else ()
+    return [{k: math.inf if v is None else v for k, v in edit.items()} for edit in edits]
+
+
+def nullified(content: Any) -> Any:
+    """The same with null for every figure that is not finite, which JSON cannot hold."""
+    if isinstance(content, dict):
+        return {name: nullified(value) for name, value in content.items()}
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def numbers(record: dict[str, Any]) -> dict[str, float]:
@@ -162,15 +171,17 @@ def verdict(summary: dict[str, Any]) -> str:
             else ""
         )
     limit = summary["baseline"]["collapse_limit"]
+    unedited = f" (unedited {before:.4g})" if before else ""
     often = f" and {summary['collapsed'] - 1} more times" if summary["collapsed"] > 1 else ""
     return (
         f"collapsed at edit {summary['collapsed_at']}{often}: perplexity {highest:.4g} > "
-        f"{limit:.4g} (unedited {before:.4g})"
+        f"{limit:.4g}{unedited}"
     )
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Writes a JSON file as a whole or not at all."""
     partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(nullified(content), indent=2, ensure_ascii=False)
+    partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(file)

@@ -71,4 +71,5 @@ class Perplexity(L.Callback):
         fitting = trainer.state.fn == "fit"
         for name, value in found.items():
             shown = fitting and name == "perplexity"
-            pl_module.log(name, value, prog_bar=shown, logger=not fitting, batch_size=1)
+            logged = False if fitting else None  # in a fit the journal logs, on the axis of edits
+            pl_module.log(name, value, prog_bar=shown, logger=logged, batch_size=1)

@@ -15,6 +15,12 @@ class EditBar(TQDMProgressBar):
         """What the pass before the first edit is for."""
         return "Watching the unedited model"
 
+    def on_validation_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Takes the loader's number off the name again."""
+        super().on_validation_batch_start(trainer, *args)
+        if trainer.sanity_checking:
+            self.val_progress_bar.set_description(self.sanity_check_description)
+
     def init_validation_tqdm(self) -> Tqdm:
         """A silent bar while edits are watched; a visible one when validation is all there is."""
         return (

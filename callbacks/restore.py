@@ -19,6 +19,12 @@ class RestoreWeights(L.Callback):
     With it a run is the papers' single-edit sweep; without it edits accumulate.
     """
 
+    def setup(self, trainer: L.Trainer, pl_module: Editor, stage: str) -> None:
+        """Takes the first place, so that what is measured before an edit is the original model."""
+        trainer.callbacks.sort(  # type: ignore[attr-defined] # as above
+            key=lambda callback: callback is not self
+        )
+
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: Editor, batch: Any, batch_idx: int
     ) -> None:

@@ -30,5 +30,6 @@ class RiskTable(BasePredictionWriter):
         rows = sorted((row for rows in predictions for row in rows), key=lambda r: r["denominator"])
         file = folder_of(trainer) / "risk.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        file.write_text("".join(lines), encoding="utf-8")
         rank_zero_info(f"{len(rows)} requests, the riskiest first: {file}")

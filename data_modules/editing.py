@@ -113,7 +113,7 @@ class EditingDataModule(L.LightningDataModule):
         """Requests, in order; one batch is one edit."""
         return ResumableLoader(
             self.requests,  # type: ignore[arg-type] # torch takes any sequence
-            self.batch_size,
+            batch_size=self.batch_size,  # by name: Lightning rebuilds the loader to predict
             collate_fn=list,
         )
 

@@ -86,6 +86,18 @@ class Editor(L.LightningModule, ABC):
     def edited_weights(self) -> list[str]:
         """Names of the parameters that the method may change."""
 
+    def setup(self, stage: str) -> None:
+        """Refuses several devices.
+
+        Raises:
+            ValueError: if there is more than one.
+        """
+        if self.trainer.world_size > 1:
+            raise ValueError(
+                f"editing on {self.trainer.world_size} devices is not supported yet: each would "
+                "hold another model; use --trainer.devices 1"
+            )
+
     def configure_model(self) -> None:
         """Loads the language model, once, and keeps the original of every edited weight."""
         if self.lm is not None:
@@ -154,11 +166,11 @@ class Editor(L.LightningModule, ABC):
         return score(self.lm, spans, lower=self.lower)
 
     def test_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
-        """Judges each edit of the run on the model as it is now; other requests are left out."""
+        """Judges each edit of a checkpoint on the model as it is now; without one, every request."""
         return [
             {"case_id": request.case_id, **self.judge(request)}
             for request in batch
-            if not self.edited_cases or request.case_id in self.edited_cases
+            if self.trainer.ckpt_path is None or request.case_id in self.edited_cases
         ]
 
     def score(self, spans: Sequence[Span]) -> Scores:
@@ -188,6 +200,7 @@ class Editor(L.LightningModule, ABC):
         checkpoint["edited_cases"] = list(self.edited_cases)
         checkpoint["baseline"] = dict(self.baseline)
         checkpoint["fingerprint"] = self.fingerprint
+        checkpoint.pop("hyper_parameters", None)  # else they would overrule the command line
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses edits of another model.

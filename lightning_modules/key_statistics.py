@@ -128,9 +128,9 @@ class KeyStatistics(L.LightningModule):
         for at in range(0, len(pieces), 16):
             if self.counted < self.tokens:
                 self.add(pieces[at : at + 16])
-        self.log("tokens", float(self.counted), prog_bar=True, batch_size=1)
+        self.log("tokens", float(self.counted), prog_bar=True, batch_size=1, reduce_fx="max")
         if self.counted >= self.tokens:
-            self.trainer.limit_test_batches = batch_idx + 1
+            raise StopIteration  # ends Lightning's test loop, which reads its limits beforehand
 
     @torch.no_grad()
     def add(self, pieces: list[list[int]]) -> None:

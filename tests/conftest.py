@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-torch.set_num_threads(2)
+from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
+
+torch.set_num_threads(1)  # the models are tiny
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +28,33 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the shared data folder, which is absent here: {folder}")
     return folder
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    """Each family of language models that can be edited."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(family: str) -> PreTrainedModel:
+    """A random model of each family; tests that edit it put its weights back."""
+    return tiny_model(family)
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2() -> PreTrainedModel:
+    """One random model, where the family does not matter."""
+    return tiny_model("gpt2")
+
+
+@pytest.fixture(scope="session", params=[False, True], ids=["plain", "bos"])
+def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
+    """The tiny models' tokenizer, without and with a special token before each text."""
+    return tiny_tokenizer(request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama() -> PreTrainedModel:
+    """One random model of the Llama family."""
+    return tiny_model("llama")

@@ -1,9 +1,18 @@
 """Random models of every supported family, small enough to run in milliseconds; their tokenizer."""
 
+import json
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -87,10 +96,51 @@ def tiny_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator([WORDS.replace("\n", " ")], trainer)
     if bos:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{END} $A", special_tokens=[(END, 0)]
-        )
+        tokenizer.post_processor = prepending(END, 0)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END)
+
+
+def metaspace_tokenizer(pieces: list[str], merges: list[tuple]) -> PreTrainedTokenizerFast:
+    """Llama 2's kind: blanks as ``▁``, one put before the text, bytes for unknown characters.
+
+    Args:
+        pieces: the vocabulary behind ``<unk>``, ``<s>``, ``</s>`` and the 256 bytes.
+        merges: pairs of pieces, the first merged first.
+    """
+    first = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    vocabulary = {piece: number for number, piece in enumerate([*first, *pieces])}
+    model = models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    tokenizer.post_processor = prepending("<s>", 1)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+def tiny_metaspace_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of Llama 2's kind, trained on the words above; it prepends ``<s>``."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - 259, show_progress=False)
+    trained.train_from_iterator([WORDS.replace("\n", " ")], trainer)
+    model = json.loads(trained.to_str())["model"]
+    return metaspace_tokenizer(list(model["vocab"]), [tuple(pair) for pair in model["merges"]])
+
+
+def prepending(token: str, number: int) -> processors.TemplateProcessing:
+    """Puts a special token before every text."""
+    return processors.TemplateProcessing(single=f"{token} $A", special_tokens=[(token, number)])
 
 
 def tiny_config(family: str, **changes: object) -> PretrainedConfig:

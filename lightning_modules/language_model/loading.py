@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
-from .layout import blocks
+from .layout import layout_of
 from .tokens import fast
 
 EMBEDDED = Path(__file__).parents[2] / "data_modules" / "embedded" / "lm"
@@ -36,6 +37,7 @@ def load(
     """
     source = EMBEDDED if name == "embedded" else name
     try:
+        layout_of(AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code))
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
         lm = AutoModelForCausalLM.from_pretrained(
             source, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
@@ -45,7 +47,6 @@ def load(
             f"no language model {name!r}: it is neither a folder with config.json and weights nor "
             "a model of the hub that can be reached; check the spelling, or give a local folder"
         ) from error
-    blocks(lm)
     for parameter_name, parameter in lm.named_parameters():
         if not torch.isfinite(parameter).all():
             raise ValueError(
@@ -60,7 +61,8 @@ def fingerprint(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, parameter in lm.named_parameters():
         flat = parameter.detach().flatten()
-        sample = flat[:: max(1, len(flat) // SAMPLES_PER_WEIGHT)].float().cpu()
+        stride = len(flat) // SAMPLES_PER_WEIGHT | 1  # odd: an even one can meet a single column
+        sample = flat[::stride].float().cpu()
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         digest.update(sample.numpy().tobytes())
     digest.update(json.dumps(sorted(tokenizer.get_vocab().items())).encode())

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -27,7 +28,9 @@ class LowerStates:
     @contextmanager
     def reused(self, lm: PreTrainedModel, batch: TokenBatch) -> Iterator[None]:
         """Inside, a pass over ``batch`` starts at the edited layer if its states are kept."""
-        key = bytes(str(tuple(batch.tokens.shape)), "ascii") + batch.tokens.cpu().numpy().tobytes()
+        # the mask too: a padded place holds token 0, which is also a real one ("!" for GPT-2)
+        rows = torch.stack([batch.tokens, batch.mask]).cpu()
+        key = str(tuple(rows.shape)).encode() + rows.numpy().tobytes()
         if key in self.kept:
             with starting_at(lm, self.layer, self.kept[key]):
                 yield

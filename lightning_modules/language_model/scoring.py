@@ -79,7 +79,7 @@ def _token_scores(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probability (float64), greedy hit and row of every predicted token, each ``(n,)``."""
     places = [(row, at) for row, s in enumerate(spans) for at in range(s.start, len(s.tokens))]
-    rows, columns = torch.tensor(places, device=lm.device).reshape(-1, 2).T
+    rows, columns = torch.tensor(places, dtype=torch.long, device=lm.device).reshape(-1, 2).T
     batch = collate([span.tokens for span in spans], lm.device)
     reused = lower.reused(lm, batch) if lower else nullcontext()
     with reused, heads_only_at(lm, rows, columns - 1):

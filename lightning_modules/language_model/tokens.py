@@ -53,7 +53,7 @@ def target_span(
         subject_end: number of characters of the prompt up to the subject's end.
 
     Raises:
-        ValueError: if the target has no token of its own.
+        ValueError: if the target has no token of its own, or no token before it.
     """
     prompt, target = prompt.rstrip(), target.strip()
     text = f"{prompt} {target}" if target else prompt
@@ -63,6 +63,8 @@ def target_span(
     start = next((n for n in real if offsets[n][1] > len(prompt)), len(offsets))
     if target and start == len(offsets):
         raise ValueError(f"target {target!r} has no token of its own behind {prompt!r}")
+    if target and start == 0:
+        raise ValueError(f"nothing stands before the target {target!r}: the prompt is empty")
     tokens = encoded["input_ids"][: real[-1] + 1]
     if subject_end is None:
         return Span(tokens, start)

@@ -1,0 +1,100 @@
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_modules.functional.rank_one import rank_one_update, whiten
+
+F, D = 12, 7
+BOTH_DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def moment(dtype: torch.dtype = torch.float64) -> Tensor:
+    """A second moment of keys of very different sizes."""
+    keys = draw(F, 40) * torch.logspace(-2, 1, F, dtype=torch.float64)[:, None]
+    return (keys @ keys.T / 40).to(dtype)
+
+
+@BOTH_DTYPES
+def test_whitened_keys_solve_the_linear_system(dtype):
+    keys, second_moment = draw(F, 3, dtype=dtype), moment(dtype)
+    whitened = whiten(keys, second_moment)
+    assert whitened.dtype == torch.float64
+    expected = torch.linalg.solve(second_moment.double(), keys.double())
+    torch.testing.assert_close(whitened, expected, rtol=1e-8, atol=1e-8)
+
+
+@BOTH_DTYPES
+def test_without_a_second_moment_keys_stay_as_they_are(dtype):
+    keys = draw(F, 3, dtype=dtype)
+    assert torch.equal(whiten(keys, None), keys.double())
+    identity = torch.eye(F, dtype=dtype)
+    torch.testing.assert_close(whiten(keys, identity), keys.double())
+
+
+@pytest.mark.parametrize("rank", [0, F - 1])
+def test_singular_second_moment_is_refused(rank):
+    keys = draw(F, max(rank, 1)) * (rank > 0)
+    with pytest.raises(ValueError, match=f"second moment of {F} dimensions is singular"):
+        whiten(draw(F, 1), keys @ keys.T)
+
+
+def test_indefinite_second_moment_is_refused():
+    with pytest.raises(ValueError, match="singular"):
+        whiten(draw(F, 1), -torch.eye(F))
+
+
+@BOTH_DTYPES
+def test_key_maps_to_its_value_plus_the_residual(dtype):
+    weight, key, residual = (draw(*shape, dtype=dtype) for shape in ((D, F), (F,), (D,)))
+    direction = whiten(draw(F, 4).mean(1)[:, None], moment())[:, 0]
+    update = rank_one_update(direction, key, residual)
+    edited = weight.double() + torch.outer(update.left, update.right)
+    expected = weight.double() @ key.double() + residual.double()
+    torch.testing.assert_close(edited @ key.double(), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_change_is_the_least_one_that_maps_the_key():
+    key, residual = draw(F), draw(D)
+    update = rank_one_update(key, key, residual)
+    least = torch.outer(residual, torch.linalg.pinv(key[:, None])[0])
+    torch.testing.assert_close(torch.outer(update.left, update.right), least)
+
+
+def test_change_disturbs_old_keys_least():
+    key, residual, second_moment = draw(F), draw(D), moment()
+    update = rank_one_update(whiten(key[:, None], second_moment)[:, 0], key, residual)
+    change = torch.outer(update.left, update.right)
+
+    def disturbance(change: Tensor) -> Tensor:
+        return (change @ second_moment @ change.T).trace()
+
+    for scale in (1e-3, 1.0):
+        other = scale * draw(D, F)
+        other -= torch.outer(other @ key, key) / (key @ key)  # so that the key maps the same
+        assert disturbance(change + other) > disturbance(change)
+
+
+@BOTH_DTYPES
+def test_figures_describe_the_change(dtype):
+    direction, key, residual = (draw(size, dtype=dtype) for size in (F, F, D))
+    update = rank_one_update(direction, key, residual)
+    assert update.left.dtype == update.right.dtype == torch.float64
+    assert float(update.right.norm()) == pytest.approx(1.0)
+    assert float(update.left.norm()) == pytest.approx(
+        update.numerator_norm / abs(update.denominator)
+    )
+    assert update.numerator_norm == pytest.approx(float(residual.double().norm()))
+    cosine = float(torch.cosine_similarity(direction.double(), key.double(), 0))
+    assert update.denominator == pytest.approx(cosine * float(key.double().norm()))
+
+
+def test_length_of_the_direction_does_not_matter():
+    direction, key, residual = draw(F), draw(F), draw(D)
+    one, other = (rank_one_update(scale * direction, key, residual) for scale in (1.0, 1e-6))
+    torch.testing.assert_close(one.left, other.left)
+    torch.testing.assert_close(one.right, other.right)

@@ -1,0 +1,99 @@
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, MixtralConfig, PreTrainedModel, T5Config
+from transformers.pytorch_utils import Conv1D
+
+from lightning_modules.language_model.layout import (
+    LAYOUTS,
+    blocks,
+    layout_of,
+    oriented,
+    output_map,
+    output_weight_name,
+)
+from tests.tiny import FAMILIES, LAYERS, tiny_config
+
+
+def affine(lm: PreTrainedModel, layer: int, keys: torch.Tensor) -> torch.Tensor:
+    """What the map does, from its weight seen as (out, in)."""
+    bias = getattr(output_map(lm, layer), "bias", None)
+    values = keys @ oriented(lm, output_weight_name(lm, layer)).T
+    return values if bias is None else values + bias
+
+
+def test_every_layout_has_a_tiny_model():
+    assert set(FAMILIES) == set(LAYOUTS)
+
+
+def test_blocks_are_all_layers(tiny_lm):
+    assert len(blocks(tiny_lm)) == LAYERS
+
+
+@pytest.mark.parametrize("layer", range(LAYERS))
+def test_output_map_turns_keys_into_what_the_mlp_adds(tiny_lm, layer):
+    seen = []
+    module = output_map(tiny_lm, layer)
+    handle = module.register_forward_hook(lambda module, args, out: seen.append((args[0], out)))
+    tiny_lm(torch.arange(1, 7)[None])
+    handle.remove()
+    ((keys, values),) = seen
+    assert keys.reshape(6, -1).shape == (6, 48)
+    assert values.reshape(6, -1).shape == (6, 32)
+
+
+def test_weight_is_seen_as_out_by_in(tiny_lm):
+    assert oriented(tiny_lm, output_weight_name(tiny_lm, 1)).shape == (32, 48)
+    keys = torch.randn(5, 48)
+    torch.testing.assert_close(affine(tiny_lm, 1, keys), output_map(tiny_lm, 1)(keys))
+
+
+def test_square_conv1d_is_still_seen_as_out_by_in():
+    lm = AutoModelForCausalLM.from_config(tiny_config("gpt2", n_inner=32)).requires_grad_(False)
+    assert isinstance(output_map(lm, 0), Conv1D)
+    keys = torch.randn(5, 32)
+    torch.testing.assert_close(affine(lm, 0, keys), output_map(lm, 0)(keys))
+
+
+def test_writing_through_the_view_changes_the_map(tiny_lm):
+    weight = oriented(tiny_lm, output_weight_name(tiny_lm, 1))
+    original = weight.clone()
+    keys, left, right = torch.randn(5, 48), torch.randn(32), torch.randn(48)
+    before = output_map(tiny_lm, 1)(keys)
+    weight += torch.outer(left, right)
+    after = output_map(tiny_lm, 1)(keys)
+    weight.copy_(original)
+    torch.testing.assert_close(after, before + torch.outer(keys @ right, left), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("layer", [-1, LAYERS])
+def test_layer_that_does_not_exist_is_refused(tiny_lm, layer):
+    with pytest.raises(ValueError, match=rf"layer must be in \[0, {LAYERS}\).* got {layer}"):
+        output_map(tiny_lm, layer)
+
+
+def test_encoder_decoder_is_refused():
+    with pytest.raises(ValueError, match="'t5' is an encoder-decoder"):
+        layout_of(T5Config())
+
+
+def test_quantised_model_is_refused():
+    config = tiny_config("llama")
+    config.quantization_config = {"quant_method": "gptq", "bits": 4}
+    with pytest.raises(ValueError, match=r"quantised.*load the unquantised checkpoint"):
+        layout_of(config)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "deepseek_v3", "olmoe"])
+def test_mixture_of_experts_is_refused(family):
+    with pytest.raises(ValueError, match=f"'{family}' is a mixture of experts"):
+        layout_of(AutoConfig.for_model(family))
+
+
+def test_mixture_of_one_expert_is_merely_unknown():
+    with pytest.raises(ValueError, match="'mixtral' is unknown"):
+        layout_of(MixtralConfig(num_local_experts=1))
+
+
+def test_unknown_family_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"'bloom' is unknown; supported are gemma2, .*LAYOUTS"):
+        layout_of(AutoConfig.for_model("bloom"))

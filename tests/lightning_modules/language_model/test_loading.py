@@ -1,0 +1,97 @@
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from lightning_modules.language_model.layout import oriented, output_weight_name
+from lightning_modules.language_model.loading import fingerprint, load
+from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
+
+
+def test_loaded_model_is_the_saved_one_frozen_and_in_eval_mode(tmp_path, family):
+    lm, tokenizer = load(str(save_tiny(tmp_path, family, bos=True)))
+    tokens = torch.tensor([tokenizer("Rome is the capital of Italy")["input_ids"]])
+    assert tokens[0, 0] == tokenizer.bos_token_id
+    torch.testing.assert_close(lm(tokens).logits, tiny_model(family)(tokens).logits)
+    assert not lm.training
+    assert not any(parameter.requires_grad for parameter in lm.parameters())
+
+
+def test_weights_come_in_the_dtype_asked_for(tmp_path):
+    lm, _ = load(str(save_tiny(tmp_path, "gpt2")), "bfloat16")
+    assert {parameter.dtype for parameter in lm.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    "name", ["no-such-model", "no-such/model", "no/such/folder/here", "./nothing", "/nowhere/lm"]
+)
+def test_missing_model_is_told_in_one_sentence(name):
+    with pytest.raises(FileNotFoundError, match=r"no language model .* local folder$") as error:
+        load(name)
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_empty_folder_is_no_model(tmp_path):
+    with pytest.raises(ValueError, match=r"^Unrecognized model in .* in its config.json.$"):
+        load(str(tmp_path))
+
+
+def test_folder_without_weights_is_no_model(tmp_path):
+    (save_tiny(tmp_path, "gpt2") / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"neither a folder with config.json and weights"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_weight_that_is_not_finite_is_named(tmp_path, poison):
+    file = save_tiny(tmp_path, "llama") / "model.safetensors"
+    weights = load_file(file)
+    weights["model.layers.1.mlp.down_proj.weight"][3, 4] = poison
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"'model.layers.1.mlp.down_proj.weight' of .* holds NaN"):
+        load(str(tmp_path))
+
+
+def test_unsupported_family_is_refused(tmp_path):
+    config = AutoConfig.for_model("bloom", vocab_size=420, hidden_size=32, n_layer=1, n_head=4)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'bloom' is unknown"):
+        load(str(tmp_path))
+
+
+def test_two_loads_have_one_fingerprint(tmp_path, family):
+    save_tiny(tmp_path, family)
+    assert fingerprint(*load(str(tmp_path))) == fingerprint(*load(str(tmp_path)))
+
+
+def test_fingerprint_tells_a_rank_one_edit(tiny_lm):
+    tokenizer, weight = tiny_tokenizer(), oriented(tiny_lm, output_weight_name(tiny_lm, 1))
+    before, original = fingerprint(tiny_lm, tokenizer), weight.clone()
+    weight += 1e-3 * torch.outer(torch.randn(32), torch.randn(48))
+    edited = fingerprint(tiny_lm, tokenizer)
+    weight.copy_(original)
+    assert edited != before
+    assert fingerprint(tiny_lm, tokenizer) == before
+
+
+@pytest.mark.parametrize("silent", [0, 1, -1])
+def test_fingerprint_tells_an_edit_of_a_large_matrix_with_a_silent_key(silent):
+    lm = torch.nn.Linear(64, 8192, bias=False).requires_grad_(False)
+    before, right = fingerprint(lm, tiny_tokenizer()), torch.ones(64)
+    right[silent] = 0  # of OPT's keys, behind a ReLU, most numbers are zero
+    lm.weight += torch.outer(torch.randn(8192), right)
+    assert fingerprint(lm, tiny_tokenizer()) != before
+
+
+def test_fingerprint_tells_models_and_tokenizers_apart():
+    lm = tiny_model("llama")
+    other = tiny_tokenizer()
+    other.add_tokens(["Colosseum"])
+    names = {
+        fingerprint(lm, tiny_tokenizer()),
+        fingerprint(tiny_model("llama", seed=1), tiny_tokenizer()),
+        fingerprint(lm, other),
+    }
+    assert len(names) == 3

@@ -1,0 +1,177 @@
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import normalizers
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
+
+from lightning_modules.language_model.tokens import (
+    Span,
+    collate,
+    fast,
+    request_span,
+    target_span,
+    text_span,
+)
+from tests.tiny import WORDS, tiny_metaspace_tokenizer, tiny_tokenizer
+
+TOKENIZERS = {
+    "plain": tiny_tokenizer(),
+    "bos": tiny_tokenizer(bos=True),
+    "metaspace": tiny_metaspace_tokenizer(),
+}
+BLANKS = st.sampled_from(["", " ", "   ", "\t", "\n", "\u00a0 "])
+
+letters = st.characters(exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"])
+words = st.one_of(
+    st.sampled_from(WORDS.split()),
+    st.sampled_from(
+        ["Zürich", "東京", "Дублин", "🙂", "e\u0301", "O'Neill", "U.S.", "'s", "-", ","]
+    ),
+    st.text(letters, min_size=1, max_size=4),
+)
+joints = st.sampled_from([" ", " ", " ", "", "-", ", ", "  "])
+
+
+@st.composite
+def phrases(draw: st.DrawFn, least: int = 1) -> str:
+    """Words with blanks, punctuation or nothing between them; may begin or end with blanks."""
+    parts = [draw(words) + draw(joints) for _ in range(draw(st.integers(least, 4)))]
+    return draw(BLANKS) + "".join(parts)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[str, str, str]:
+    """A prompt with one slot, its subject (which may stand elsewhere too), and a target."""
+    subject = draw(phrases().map(str.strip).filter(bool))
+    around = st.one_of(phrases(least=0), st.just(subject), st.just(f" {subject} of "))
+    before, after = draw(around), draw(around)
+    return before.replace("{}", "") + "{}" + after.replace("{}", ""), subject, draw(phrases())
+
+
+def ends_in_bytes(tokenizer: PreTrainedTokenizerFast, tokens: list[int]) -> list[int]:
+    """Bytes of the text spelled by the tokens up to and with each one."""
+    metaspace = tokenizer.unk_token is not None
+    total, ends = -1 if metaspace else 0, []  # Llama's tokenizer puts a blank before the text
+    for piece in tokenizer.convert_ids_to_tokens(tokens):
+        if piece in tokenizer.all_special_tokens:
+            pass
+        elif metaspace and not re.fullmatch("<0x..>", piece):
+            total += len(piece.replace("▁", " ").encode())
+        else:  # a byte, or a byte-level piece, where each character stands for a byte
+            total += 1 if metaspace else len(piece)
+        ends.append(total)
+    return ends
+
+
+def searched_span(
+    tokenizer: PreTrainedTokenizerFast, prompt: str, subject: str, target: str
+) -> Span:
+    """The span, found by spelling ever longer prefixes of the tokens."""
+    before, after = prompt.split("{}")
+    filled = f"{before}{subject}{after}".rstrip()
+    text = f"{filled} {target.strip()}" if target.strip() else filled
+    tokens = tokenizer(text)["input_ids"]
+    ends = ends_in_bytes(tokenizer, tokens)
+    assert ends[-1] == len(text.encode())
+    start = next((n for n, end in enumerate(ends) if end > len(filled.encode())), len(tokens))
+    subject_end = len((before + subject).encode())
+    return Span(tokens, start, next(n for n, end in enumerate(ends) if end >= subject_end))
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@settings(max_examples=150, deadline=None)
+@given(request=requests())
+def test_span_equals_a_search_through_prefixes(kind, request):
+    tokenizer = TOKENIZERS[kind]
+    assert request_span(tokenizer, *request) == searched_span(tokenizer, *request)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize(
+    ("prompt", "subject", "target"),
+    [
+        ("{} and Romeo live in", "Rome", "Italy"),
+        ("Romeo and {} live in", "Rome", "Italy"),
+        ("Rome, not {}, is the capital of Rome's", "Rome", "Italian Republic"),
+        ("{}eo was written by", "Rom", "William Shakespeare"),
+        ("  {}", "Mary", "  San Marino "),
+        ("The river of {}", "Zürich", "東京 🙂"),
+        ("{}'s mother tongue is", "Danielle Darrieux", "French"),
+        ("({})", "🙂", "?!"),
+    ],
+)
+def test_span_of_an_awkward_request(kind, prompt, subject, target):
+    tokenizer = TOKENIZERS[kind]
+    span = request_span(tokenizer, prompt, subject, target)
+    assert span == searched_span(tokenizer, prompt, subject, target)
+    assert tokenizer.decode(span.tokens[span.start :]).strip() == target.strip()
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_slot_decides_which_of_two_subjects_counts(kind):
+    tokenizer = TOKENIZERS[kind]
+    first = request_span(tokenizer, "{} is larger than Rome", "Rome", "Paris")
+    second = request_span(tokenizer, "Rome is larger than {}", "Rome", "Paris")
+    assert first.tokens == second.tokens
+    assert tokenizer.decode(first.tokens[: first.subject + 1], skip_special_tokens=True) == "Rome"
+    assert second.subject == second.start - 1
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@settings(max_examples=50, deadline=None)
+@given(prompt=phrases(), target=phrases(), at_end=BLANKS, around=BLANKS)
+def test_one_blank_stands_before_the_target(kind, prompt, target, at_end, around):
+    tokenizer = TOKENIZERS[kind]
+    if not prompt.strip():
+        return
+    span = target_span(tokenizer, prompt + at_end, around + target + around)
+    expected = f"{prompt.rstrip()} {target.strip()}" if target.strip() else prompt.rstrip()
+    assert span.tokens == tokenizer(expected)["input_ids"]
+    assert tokenizer.decode(span.tokens, skip_special_tokens=True) == expected
+
+
+@pytest.mark.parametrize("target", ["", "  ", "\n"])
+def test_empty_target_has_no_predicted_token(tokenizer, target):
+    span = request_span(tokenizer, "{} is a ", "Rome", target)
+    assert span.tokens == tokenizer("Rome is a")["input_ids"]
+    assert span.start == len(span.tokens)
+
+
+def test_target_of_several_tokens_is_predicted_whole(tokenizer):
+    span = target_span(tokenizer, "The capital is", "Geneva, Switzerland")
+    assert len(span.tokens) - span.start > 2
+    assert tokenizer.decode(span.tokens[span.start :]) == " Geneva, Switzerland"
+
+
+def test_target_that_the_tokenizer_drops_is_refused():
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(" \u200b", "")
+    with pytest.raises(ValueError, match="has no token of its own behind 'Rome is'"):
+        target_span(tokenizer, "Rome is", "\u200b")
+
+
+def test_target_without_anything_before_it_is_refused():
+    with pytest.raises(ValueError, match="nothing stands before the target 'Rome'"):
+        target_span(TOKENIZERS["plain"], " ", "Rome")
+    assert target_span(TOKENIZERS["bos"], " ", "Rome").start == 1
+
+
+def test_watched_text_has_no_special_tokens(tokenizer):
+    span = text_span(tokenizer, "Rome is old")
+    assert span == Span(TOKENIZERS["plain"]("Rome is old")["input_ids"], 1)
+
+
+def test_batch_is_padded_on_the_right():
+    batch = collate([[5, 6], [7, 8, 9], [4]], torch.device("cpu"))
+    assert batch.tokens.tolist() == [[5, 6, 0], [7, 8, 9], [4, 0, 0]]
+    assert batch.mask.tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 0]]
+    assert batch.positions.tolist() == [[0, 1, 2]] * 3
+
+
+def test_tokenizer_without_offsets_is_refused():
+    with pytest.raises(ValueError, match="tokenizer of 'byt5' is not a fast one"):
+        fast(ByT5Tokenizer(), "byt5")
+    assert fast(TOKENIZERS["plain"], "tiny") is TOKENIZERS["plain"]
