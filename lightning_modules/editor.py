@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from data_modules.records import EditRequest, WatchedText
 
 from .language_model.judging import judge
 from .language_model.layout import layer_of, oriented
-from .language_model.loading import fingerprint, load
+from .language_model.loading import Dtype, fingerprint, load
 from .language_model.lower_states import LowerStates
 from .language_model.scoring import Scores, score
 from .language_model.tokens import Span, text_span
@@ -57,7 +58,7 @@ class Editor(L.LightningModule, ABC):
     def __init__(
         self,
         lm: str = "embedded",
-        dtype: str = "float32",
+        dtype: Dtype = "float32",
         seed: int = 0,
         trust_remote_code: bool = False,
         watch_memory: float = 1.0,
@@ -103,6 +104,10 @@ class Editor(L.LightningModule, ABC):
         if self.lm is not None:
             return
         self.lm, self.tokenizer = load(self.lm_name, self.dtype_name, self.trust_remote_code)
+        if self.dtype_name != "float32":
+            rank_zero_warn(
+                f"edits are rounded to {self.dtype_name}, in which many small ones may be lost"
+            )
         self.fingerprint = fingerprint(self.lm, self.tokenizer)
         self.original = {
             name: self.lm.get_parameter(name).clone() for name in self.edited_weights()
@@ -166,7 +171,7 @@ class Editor(L.LightningModule, ABC):
         return score(self.lm, spans, lower=self.lower)
 
     def test_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
-        """Judges each edit of a checkpoint on the model as it is now; without one, every request."""
+        """Judges each edit of a checkpoint on the model as it is now; without one, all requests."""
         return [
             {"case_id": request.case_id, **self.judge(request)}
             for request in batch

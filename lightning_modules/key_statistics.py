@@ -12,7 +12,7 @@ from torch import Tensor
 from data_modules.records import WatchedText
 
 from .language_model.layout import blocks, output_map
-from .language_model.loading import EMBEDDED, fingerprint, load
+from .language_model.loading import EMBEDDED, Dtype, fingerprint, load
 from .language_model.passes import recording
 from .language_model.tokens import collate
 
@@ -94,7 +94,7 @@ class KeyStatistics(L.LightningModule):
         tokens: int = 100_000,
         window: int = 128,
         output: str | None = None,
-        dtype: str = "float32",
+        dtype: Dtype = "float32",
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__()

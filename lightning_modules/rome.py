@@ -17,6 +17,7 @@ from .functional.value_search import FoundValue, ValueSearchOptions
 from .key_statistics import load_second_moment
 from .language_model.contexts import sample_contexts
 from .language_model.layout import output_map, output_weight_name
+from .language_model.loading import Dtype
 from .language_model.values import Recorded, record_request, search_value
 
 
@@ -60,7 +61,7 @@ class RankOneEditor(Editor):
         second_moment: Literal["estimated", "identity"] = "estimated",
         statistics: str | None = None,
         contexts: dict[int, int] | None = None,
-        dtype: str = "float32",
+        dtype: Dtype = "float32",
         seed: int = 0,
         trust_remote_code: bool = False,
         watch_memory: float = 1.0,

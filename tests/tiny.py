@@ -1,8 +1,10 @@
 """Random models of every supported family, small enough to run in milliseconds; their tokenizer."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import torch
 from tokenizers import (
     Tokenizer,
@@ -21,7 +23,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from lightning_modules.functional.value_search import ValueSearchOptions
+from lightning_modules.rome import RankOneEditor
+
 LAYERS = 3
+EDITED_LAYER = 1
+# random models hear little of one value: it may go far
+OPTIONS = ValueSearchOptions(steps=6, weight_decay=0.02, clamp=20.0)
+CONTEXTS = ("{}", "The river is long. {}", "You and I. {}")
 WINDOW = 4  # of the families with a sliding window; shorter than any text of the tests
 END = "<|endoftext|>"
 VOCABULARY = 420  # 1 special token, 256 bytes, and merges for a part of the words below
@@ -173,3 +182,19 @@ def save_tiny(folder: Path, family: str, bos: bool = False, seed: int = 0) -> Pa
     tiny_model(family, seed).save_pretrained(folder)
     tiny_tokenizer(bos).save_pretrained(folder)
     return folder
+
+
+def tiny_editor(
+    policy: type[RankOneEditor],
+    lm: PreTrainedModel,
+    contexts: Sequence[str] = CONTEXTS,
+    options: ValueSearchOptions = OPTIONS,
+) -> RankOneEditor:
+    """An editor of a model that is in memory already, ready to edit."""
+    editor = policy("tiny", EDITED_LAYER, options, "identity")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lightning_modules.editor.load", lambda *_: (lm, tiny_tokenizer()))
+        editor.configure_model()
+    editor.contexts = list(contexts)
+    editor.prepare()
+    return editor

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import (
@@ -18,10 +19,11 @@ from .tokens import fast
 
 EMBEDDED = Path(__file__).parents[2] / "data_modules" / "embedded" / "lm"
 SAMPLES_PER_WEIGHT = 4096
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 def load(
-    name: str, dtype: str = "float32", trust_remote_code: bool = False
+    name: str, dtype: Dtype = "float32", trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A frozen model in eval mode, and its tokenizer.
 

@@ -8,10 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data_modules.records import EditRequest
+from data_modules.records import EditRequest, WatchedText
 from lightning_modules.functional.value_search import FoundValue, ValueSearchOptions
-from lightning_modules.language_model.scoring import score
-from lightning_modules.language_model.tokens import text_span
 from lightning_modules.language_model.values import Recorded
 from lightning_modules.rome import ROME, ConsistentROME, RankOneEditor
 
@@ -108,8 +106,8 @@ def test_edit_equals_the_published_one(
             assert float(ours.norm()) == pytest.approx(float(vector.norm()), **close)
 
     sentences = json.loads((shared_data / "me_ppl/ME-PPL_50.json").read_text())
+    watched = WatchedText(list(range(50)), [sentence["Text"] for sentence in sentences])
     editor.apply_update(update)
-    spans = [text_span(editor.tokenizer, sentence["Text"]) for sentence in sentences]
-    perplexity = float(score(editor.lm, spans).nll.exp().mean())
+    perplexity = float(editor.validation_step(watched, 0).nll.exp().mean())
     editor.restore()
     assert perplexity == pytest.approx(row["perplexity_after"], **close)

@@ -97,6 +97,13 @@ def test_each_token_is_among_the_most_probable(tiny_gpt2):
     assert set(ranks) == {0, 1}
 
 
+def test_special_tokens_are_never_drawn(tiny_gpt2):
+    with favouring(tiny_gpt2, [0]), watching(tiny_gpt2) as passes:
+        templates = sample(tiny_gpt2, tiny_tokenizer())
+    assert all(0 not in tokens for tokens, _ in passes)
+    assert len(templates[1]) > len(f"{SEEDS[0]}. {{}}")
+
+
 @pytest.mark.parametrize("text", [END, "{", "}"])
 def test_neither_special_tokens_nor_braces_are_kept(tiny_gpt2, tokenizer, text):
     with favouring(tiny_gpt2, tokenizer(text, add_special_tokens=False)["input_ids"]):

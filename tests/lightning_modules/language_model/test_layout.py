@@ -41,6 +41,14 @@ def test_output_map_turns_keys_into_what_the_mlp_adds(tiny_lm, layer):
     assert values.reshape(6, -1).shape == (6, 32)
 
 
+def test_block_returns_what_its_layout_says(tiny_lm):
+    returned = []
+    handle = blocks(tiny_lm)[0].register_forward_hook(lambda *call: returned.append(call[-1]))
+    tiny_lm(torch.arange(1, 7)[None])
+    handle.remove()
+    assert isinstance(returned[0], tuple) == layout_of(tiny_lm.config).returns_tuple
+
+
 def test_weight_is_seen_as_out_by_in(tiny_lm):
     assert oriented(tiny_lm, output_weight_name(tiny_lm, 1)).shape == (32, 48)
     keys = torch.randn(5, 48)
