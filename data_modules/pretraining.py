@@ -1,6 +1,7 @@
 """Text windows and statements of facts, to train the embedded language model on."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -14,13 +15,14 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from .corpora import documents
 from .embedded import embedded_requests
 from .records import EditRequest
 
 IGNORED = -100
+END = "<|endoftext|>"
 
 
 class Windows(NamedTuple):
@@ -45,11 +47,49 @@ def train_tokenizer(texts: Iterator[str], vocabulary: int) -> PreTrainedTokenize
         texts,
         BpeTrainer(
             vocab_size=vocabulary,
-            special_tokens=["<|endoftext|>"],
+            special_tokens=[END],
             initial_alphabet=ByteLevel.alphabet(),
         ),
     )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+    return gpt2_tokenizer(tokenizer)
+
+
+def with_whole_words(
+    tokenizer: PreTrainedTokenizerFast, words: Iterable[str]
+) -> PreTrainedTokenizerFast:
+    """The same tokenizer with merges appended, so that each word is one token where text begins.
+
+    Byte-level BPE otherwise knows most words only behind a blank.
+    """
+    added: list[tuple[str, str]] = []
+    for word in words:
+        pieces = tokenizer.tokenize(word)
+        for pair in added:
+            pieces = _merged(pieces, pair)
+        while len(pieces) > 1:
+            added.append((pieces[0], pieces[1]))
+            pieces = _merged(pieces, added[-1])
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["model"]["merges"] += added
+    for pair in added:
+        state["model"]["vocab"].setdefault("".join(pair), len(state["model"]["vocab"]))
+    return gpt2_tokenizer(Tokenizer.from_str(json.dumps(state)))
+
+
+def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    """Pieces of a word after one more merge, from left to right."""
+    result: list[str] = []
+    for piece in pieces:
+        if result and (result[-1], piece) == pair:
+            result[-1] += piece
+        else:
+            result.append(piece)
+    return result
+
+
+def gpt2_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """A tokenizer in transformers' form, which begins no text with a special token."""
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
 
 
 class MixedWindows(IterableDataset):
@@ -115,7 +155,9 @@ class PretrainingDataModule(L.LightningDataModule):
         path: corpus: a text or JSON-lines file, a folder of them, or a hub dataset.
         config: the hub dataset's configuration.
         limit: documents read from the corpus; all of them if null.
-        vocabulary: number of tokens of the tokenizer.
+        start: folder of a tokenizer to go on from; one is trained if null. Either way the
+            one-word subjects become single tokens.
+        vocabulary: number of tokens of the tokenizer, at most.
         lengths: window lengths of text; statements come in windows of the first.
         tokens_per_batch: tokens of one optimizer step.
         statement_share: fraction of the training tokens that state embedded facts.
@@ -127,7 +169,8 @@ class PretrainingDataModule(L.LightningDataModule):
         path: str,
         config: str | None = None,
         limit: int | None = None,
-        vocabulary: int = 6144,
+        start: str | None = None,
+        vocabulary: int = 7424,
         lengths: Sequence[int] = (64, 128, 512),
         tokens_per_batch: int = 4096,
         statement_share: float = 0.25,
@@ -137,6 +180,7 @@ class PretrainingDataModule(L.LightningDataModule):
         self.path = path
         self.config = config
         self.limit = limit
+        self.start = start
         self.vocabulary = vocabulary
         self.lengths = tuple(lengths)
         self.tokens_per_batch = tokens_per_batch
@@ -144,14 +188,26 @@ class PretrainingDataModule(L.LightningDataModule):
         self.seed = seed
 
     def setup(self, stage: str) -> None:
-        """Reads the corpus, trains the tokenizer and encodes both."""
+        """Reads the corpus, makes the tokenizer and encodes both.
+
+        Raises:
+            ValueError: if the vocabulary does not hold the one-word subjects.
+        """
         texts = list(islice(documents(self.path, self.config), self.limit))
         requests = embedded_requests()
         sentences = [sentence for request in requests for sentence in statements(request)]
         rank_zero_info(f"{len(texts)} documents, {len(sentences)} statements of facts")
-        repeated = (s + " " + s for s in chain(*[sentences] * 20))
-        self.tokenizer = train_tokenizer(chain(islice(texts, 2000), repeated), self.vocabulary)
-        ends = (self._encode(text + "<|endoftext|>") for text in texts)
+        words = sorted({r.subject for r in requests if r.subject.isalpha()})
+        if self.start is None:
+            repeated = (s + " " + s for s in chain(*[sentences] * 20))
+            size = self.vocabulary - 3 * len(words)
+            start = train_tokenizer(chain(islice(texts, 2000), repeated), size)
+        else:
+            start = AutoTokenizer.from_pretrained(self.start)
+        self.tokenizer = with_whole_words(start, words)
+        if len(self.tokenizer) > self.vocabulary:
+            raise ValueError(f"vocabulary must be {len(self.tokenizer)}, got {self.vocabulary}")
+        ends = (self._encode(text + END) for text in texts)
         stream = torch.cat(list(ends))
         held_out = min(len(stream) // 10, 64 * max(self.lengths))
         self.stream, self.held_out = stream[:-held_out], stream[-held_out:]
@@ -185,8 +241,8 @@ class PretrainingDataModule(L.LightningDataModule):
     def val_dataloader(self) -> list[DataLoader]:
         """Held-out text, then one question per fact."""
         usable = len(self.held_out) // self.lengths[0] * self.lengths[0]
-        text = self.held_out[:usable].long().view(-1, 16, self.lengths[0])
-        windows = [Windows(tokens, tokens) for tokens in text]
+        text = self.held_out[:usable].long().view(-1, self.lengths[0])
+        windows = [Windows(tokens, tokens) for tokens in text.split(16)]
         return [
             DataLoader(part, batch_size=None)  # type: ignore[arg-type] # torch takes any sequence
             for part in (windows, self.questions)

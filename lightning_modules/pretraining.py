@@ -15,6 +15,7 @@ class Pretraining(L.LightningModule):
     (``val/facts_stated``: fraction whose answer is the greedy continuation).
 
     Args:
+        start: folder of such a model to go on from, with its sizes; random weights if null.
         vocabulary: number of tokens.
         layers: transformer blocks.
         width: size of the residual stream; the MLPs are four times as wide.
@@ -27,7 +28,8 @@ class Pretraining(L.LightningModule):
 
     def __init__(
         self,
-        vocabulary: int = 6144,
+        start: str | None = None,
+        vocabulary: int = 7424,
         layers: int = 6,
         width: int = 320,
         heads: int = 5,
@@ -52,7 +54,12 @@ class Pretraining(L.LightningModule):
             bos_token_id=0,
             eos_token_id=0,
         )
-        self.lm = GPT2LMHeadModel(config)
+        if start is None:
+            self.lm = GPT2LMHeadModel(config)
+        else:
+            self.lm = GPT2LMHeadModel.from_pretrained(start, dtype=torch.float32)
+            self.lm.resize_token_embeddings(vocabulary)
+            self.lm.train()
         if compiled:
             self.lm.compile(dynamic=False)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from data_modules.records import EditRequest
 
 from .editor import Editor, Update
-from .functional.rank_one import rank_one_update, whiten
+from .functional.rank_one import factorize, rank_one_update, whiten
 from .functional.value_search import FoundValue, ValueSearchOptions
 from .key_statistics import load_second_moment
 from .language_model.contexts import sample_contexts
@@ -93,17 +93,16 @@ class RankOneEditor(Editor):
         self.prepare()
 
     def prepare(self) -> None:
-        """Samples the context templates and loads the second moment."""
+        """Samples the context templates; loads the second moment and factorizes it."""
         if not self.contexts:
             generator = torch.Generator().manual_seed(self.seed)
             self.contexts = sample_contexts(
                 self.lm, self.tokenizer, self.context_lengths, generator
             )
-        self.moment = None
+        self.factor = None
         if self.second_moment == "estimated":
-            self.moment = load_second_moment(
-                self.statistics, self.lm_name, self.fingerprint, self.layer
-            ).to(self.device)
+            moment = load_second_moment(self.statistics, self.lm_name, self.fingerprint, self.layer)
+            self.factor = factorize(moment.to(self.device))
 
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
         """One rank-one update per request."""
@@ -111,7 +110,7 @@ class RankOneEditor(Editor):
             recorded = self.record_request(request)
             found = self.search_value(recorded)
             chosen = self.choose_keys(recorded.keys, recorded.values)
-            direction = whiten(chosen.direction[:, None], self.moment)[:, 0]
+            direction = whiten(chosen.direction[:, None], self.factor)[:, 0]
             residual = recorded.values[0] + found.change - chosen.value
             update = rank_one_update(direction, chosen.key, residual)
             self.record |= {
@@ -137,7 +136,7 @@ class RankOneEditor(Editor):
         """Denominator, cosine of plain and mean key, and place of the subject's last token."""
         recorded = self.record_request(request)
         chosen = self.choose_keys(recorded.keys, recorded.values)
-        direction = whiten(chosen.direction[:, None], self.moment)[:, 0]
+        direction = whiten(chosen.direction[:, None], self.factor)[:, 0]
         return {
             "case_id": request.case_id,
             "subject": request.subject,

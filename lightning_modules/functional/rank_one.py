@@ -22,29 +22,35 @@ class RankOne(NamedTuple):
     denominator: float
 
 
-def whiten(keys: Tensor, second_moment: Tensor | None) -> Tensor:
-    """``C⁻¹ k`` for each column, by Cholesky in float64; the keys themselves where C is None.
+def factorize(second_moment: Tensor) -> Tensor:
+    """The lower Cholesky factor of a second moment, ``(f, f)``, float64; once per layer.
 
     Args:
-        keys: ``(f, n)``.
-        second_moment: ``(f, f)``, symmetric, uncentred; None stands for the identity.
-
-    Returns:
-        ``(f, n)``, float64.
+        second_moment: ``(f, f)``, symmetric, uncentred.
 
     Raises:
-        ValueError: if the second moment is not positive definite.
+        ValueError: if it is not positive definite.
     """
-    keys = keys.double()
-    if second_moment is None:
-        return keys
     factor, failed = torch.linalg.cholesky_ex(second_moment.double())
     if failed:
         raise ValueError(
-            f"the second moment of {len(keys)} dimensions is singular; estimate it from at least "
-            "that many tokens"
+            f"the second moment of {len(factor)} dimensions is singular; estimate it from at "
+            "least that many tokens"
         )
-    return torch.cholesky_solve(keys, factor)
+    return factor
+
+
+def whiten(keys: Tensor, factor: Tensor | None) -> Tensor:
+    """``C⁻¹ k`` for each column, in float64; the keys themselves where there is no C.
+
+    Args:
+        keys: ``(f, n)``.
+        factor: ``(f, f)``, of C by :func:`factorize`; None stands for the identity.
+
+    Returns:
+        ``(f, n)``, float64.
+    """
+    return keys.double() if factor is None else torch.cholesky_solve(keys.double(), factor)
 
 
 def rank_one_update(direction_key: Tensor, key: Tensor, residual: Tensor) -> RankOne:

@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 
 from data_modules.records import EditRequest
+from lightning_modules.functional.rank_one import factorize
 from lightning_modules.functional.value_search import ValueSearchOptions
 from lightning_modules.language_model.layout import output_map, output_weight_name
 from lightning_modules.language_model.tokens import target_span
@@ -58,7 +59,7 @@ def test_value_is_the_one_of_a_search_through_whole_passes(tiny_lm, request_):
 def test_edit_maps_the_policys_key_to_the_value(tiny_lm, searched, monkeypatch, policy, moment):
     recorded, found = searched
     editor = tiny_editor(policy, tiny_lm)
-    editor.moment = moment
+    editor.factor = None if moment is None else factorize(moment)
     monkeypatch.setattr(editor, "search_value", lambda recorded: found)
     before = log_prob(editor)
     (update,) = editor.edit([NEAR])

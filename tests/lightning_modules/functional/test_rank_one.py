@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.functional.rank_one import rank_one_update, whiten
+from lightning_modules.functional.rank_one import factorize, rank_one_update, whiten
 
 F, D = 12, 7
 BOTH_DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -22,7 +22,7 @@ def moment(dtype: torch.dtype = torch.float64) -> Tensor:
 @BOTH_DTYPES
 def test_whitened_keys_solve_the_linear_system(dtype):
     keys, second_moment = draw(F, 3, dtype=dtype), moment(dtype)
-    whitened = whiten(keys, second_moment)
+    whitened = whiten(keys, factorize(second_moment))
     assert whitened.dtype == torch.float64
     expected = torch.linalg.solve(second_moment.double(), keys.double())
     torch.testing.assert_close(whitened, expected, rtol=1e-8, atol=1e-8)
@@ -33,25 +33,25 @@ def test_without_a_second_moment_keys_stay_as_they_are(dtype):
     keys = draw(F, 3, dtype=dtype)
     assert torch.equal(whiten(keys, None), keys.double())
     identity = torch.eye(F, dtype=dtype)
-    torch.testing.assert_close(whiten(keys, identity), keys.double())
+    torch.testing.assert_close(whiten(keys, factorize(identity)), keys.double())
 
 
 @pytest.mark.parametrize("rank", [0, F - 1])
 def test_singular_second_moment_is_refused(rank):
     keys = draw(F, max(rank, 1)) * (rank > 0)
     with pytest.raises(ValueError, match=f"second moment of {F} dimensions is singular"):
-        whiten(draw(F, 1), keys @ keys.T)
+        factorize(keys @ keys.T)
 
 
 def test_indefinite_second_moment_is_refused():
     with pytest.raises(ValueError, match="singular"):
-        whiten(draw(F, 1), -torch.eye(F))
+        factorize(-torch.eye(F))
 
 
 @BOTH_DTYPES
 def test_key_maps_to_its_value_plus_the_residual(dtype):
     weight, key, residual = (draw(*shape, dtype=dtype) for shape in ((D, F), (F,), (D,)))
-    direction = whiten(draw(F, 4).mean(1)[:, None], moment())[:, 0]
+    direction = whiten(draw(F, 4).mean(1)[:, None], factorize(moment()))[:, 0]
     update = rank_one_update(direction, key, residual)
     edited = weight.double() + torch.outer(update.left, update.right)
     expected = weight.double() @ key.double() + residual.double()
@@ -67,7 +67,7 @@ def test_change_is_the_least_one_that_maps_the_key():
 
 def test_change_disturbs_old_keys_least():
     key, residual, second_moment = draw(F), draw(D), moment()
-    update = rank_one_update(whiten(key[:, None], second_moment)[:, 0], key, residual)
+    update = rank_one_update(whiten(key[:, None], factorize(second_moment))[:, 0], key, residual)
     change = torch.outer(update.left, update.right)
 
     def disturbance(change: Tensor) -> Tensor:
