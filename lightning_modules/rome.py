@@ -56,7 +56,7 @@ class RankOneEditor(Editor):
     def __init__(
         self,
         lm: str = "embedded",
-        layer: int = 2,
+        layer: int = 1,
         value: ValueSearchOptions = ValueSearchOptions(),  # noqa: B008 - frozen
         second_moment: Literal["estimated", "identity"] = "estimated",
         statistics: str | None = None,
