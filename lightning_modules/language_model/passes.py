@@ -148,7 +148,7 @@ def record_suffixes(
         )
     count, length = batch.tokens.shape
     rows = torch.arange(count, device=subjects.device)
-    width = length - int(subjects.min())
+    width = int((batch.mask.sum(1) - subjects).max())
     after = subjects[:, None] + torch.arange(width, device=subjects.device)
     inside = (after < length).long()
     after = after.clamp(max=length - 1)
