@@ -48,7 +48,7 @@ def test_saving_leaves_the_model_of_the_run_in_its_own_dtype(lm, tmp_path):
 
 def test_a_trained_model_is_saved_with_the_tokenizer_of_its_data(lm, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(lm)
-    model = Pretraining(len(tokenizer), layers=1, width=16, heads=2, positions=8)
+    model = Pretraining(vocabulary=len(tokenizer), layers=1, width=16, heads=2, positions=8)
     trainer = trainer_in(tmp_path, [SavePretrained(dtype="float32"), CollapseStopping()])
     trainer.fit(model, Sentences(tokenizer))
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "lm")
