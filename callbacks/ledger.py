@@ -20,6 +20,7 @@ from .edit_metrics import mean_scores
 
 IDENTITY = ("case_id", "subject", "prompt", "target_new", "target_true")
 GROUPS = {"efficacy", "paraphrase", "neighborhood"}
+FINAL = ("applied", "collapsed_at", "final_perplexity", "highest_perplexity")
 PACKAGES = ("lightning", "torch", "transformers")
 
 
@@ -70,7 +71,12 @@ class EditJournal(L.Callback):
             "versions": {name: version(name) for name in PACKAGES},
         }
         write_json(folder_of(trainer) / "summary.json", summary)
-        final = {k: v for k, v in numbers(summary["means"]).items() if math.isfinite(v)}
+        final = numbers({name: summary[name] for name in FINAL} | summary["means"])
+        final = {
+            f"final/{name}": final[name]
+            for name in (*FINAL, *sorted(GROUPS))
+            if math.isfinite(final.get(name, math.nan))
+        }
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(dict(pl_module.hparams), metrics=final)

@@ -185,7 +185,7 @@ def test_requests_hyperparameters_and_the_figure_are_on_the_dashboard(events):
     assert "Paris · France → **Peru** (applied; perplexity" in texts[0]
     assert events.PluginTagToContent("hparams").keys() >= {"_hparams_/session_start_info"}
     assert tags["images"] == ["health"]
-    assert "efficacy" in tags["scalars"]
+    assert {"final/efficacy", "final/final_perplexity"} <= set(tags["scalars"])
 
 
 def test_a_logger_without_room_for_metrics_beside_hyperparameters_will_do(lm, tmp_path):
