@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import lightning as L
 import torch
@@ -203,7 +203,7 @@ class PretrainingDataModule(L.LightningDataModule):
             size = self.vocabulary - 3 * len(words)
             start = train_tokenizer(chain(islice(texts, 2000), repeated), size)
         else:
-            start = AutoTokenizer.from_pretrained(self.start)
+            start = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(self.start))
         self.tokenizer = with_whole_words(start, words)
         if len(self.tokenizer) > self.vocabulary:
             raise ValueError(f"vocabulary must be {len(self.tokenizer)}, got {self.vocabulary}")
