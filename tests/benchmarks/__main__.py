@@ -88,7 +88,7 @@ def rows() -> list[dict]:
         {
             "name": "value search, one request",
             "shape": "GPT-2 small, layer 5, 21 contexts, 20 steps",
-            **alternate(search(small), lambda: full_value_search(small, request), 3),
+            **alternate(search(small), lambda: full_value_search(small, request), 1),
         },
     ]
 
