@@ -29,7 +29,7 @@ def test_texts_score_alike_again_after_an_edit(tiny_lm):
     again, edited = score(tiny_lm, SPANS, lower=lower), score(tiny_lm, SPANS)
     weight.copy_(original)
     torch.testing.assert_close(again.log_prob, edited.log_prob, rtol=1e-6, atol=1e-5)
-    assert (edited.log_prob - plain.log_prob).abs().max() > 1e-3
+    assert (edited.log_prob - plain.log_prob).abs().min() > 1e-3
     assert len(lower.kept) == 1
     assert max(len(span.tokens) for span in SPANS) > WINDOW
 
