@@ -47,6 +47,7 @@ def main(args: list[str] | None = None, run: bool = True) -> LightningCLI:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", "Found .* module\\(s\\) in eval mode")  # as it must be
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # located() needs it
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # lightning 2.6.6 on torch 2.13
     try:
         main()

@@ -7,35 +7,29 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from data_modules.records import EditRequest, WatchedText
 
+from .edited_weights import EditedWeights, Update
 from .language_model.judging import judge
 from .language_model.layout import layer_of, oriented
 from .language_model.loading import Dtype, fingerprint, load
 from .language_model.lower_states import LowerStates
 from .language_model.scoring import Scores, score
 from .language_model.tokens import Span, text_span
+from .transforms import UpdateTransform
+
+QUESTIONS_MEMORY = 2**27  # bytes; a request is judged before its edit and again after it
 
 
-class Update(NamedTuple):
-    """A change of one weight, seen as ``(out, in)``: ``left @ right``.
+class State(NamedTuple):
+    """What an edit changes, and an undo brings back."""
 
-    Attributes:
-        weight: the parameter's full name.
-        left: ``(out, r)``; or the whole change ``(out, in)`` if ``right`` is None.
-        right: ``(r, in)``.
-    """
-
-    weight: str
-    left: Tensor
-    right: Tensor | None = None
-
-    def dense(self) -> Tensor:
-        """The change itself, ``(out, in)``."""
-        return self.left if self.right is None else self.left @ self.right
+    weights: dict[str, Tensor]
+    history: dict[str, Tensor]
+    edited_cases: list[int]
 
 
 class Editor(L.LightningModule, ABC):
@@ -43,14 +37,18 @@ class Editor(L.LightningModule, ABC):
 
     A method overrides :meth:`edit` and :meth:`edited_weights`; all else is written once, here.
     Everything known about the edit in flight is in ``record``, which callbacks complete and the
-    journal writes; ``remedy`` is the command to try if the model collapses.
+    journal writes, and in ``applied``, its updates. What a method remembers of past edits it keeps
+    in ``history``, whose tensors it replaces and never changes in place: they are undone and saved
+    with the weights. ``remedy`` is the command to try if the model collapses.
 
     Args:
         lm: ``embedded``, a folder, or a model's name on the hub.
-        dtype: of the model's weights.
+        dtype: of the model's weights; those under edit are also kept in float32.
         seed: of everything the method draws by chance.
         trust_remote_code: run code that comes with the model.
-        watch_memory: GiB kept for hidden states of watched text below the edit.
+        watch_memory: GiB of the model's device for hidden states of watched text below the edit.
+        watch_host_memory: GiB of the host's memory for those that do not fit there.
+        transform: what is done to every update before it is applied.
     """
 
     remedy = ""
@@ -62,6 +60,8 @@ class Editor(L.LightningModule, ABC):
         seed: int = 0,
         trust_remote_code: bool = False,
         watch_memory: float = 1.0,
+        watch_host_memory: float = 4.0,
+        transform: UpdateTransform | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -71,8 +71,12 @@ class Editor(L.LightningModule, ABC):
         self.seed = seed
         self.trust_remote_code = trust_remote_code
         self.watch_memory = watch_memory
+        self.watch_host_memory = watch_host_memory
+        self.transform = transform
         self.lm: Any = None
         self.record: dict[str, Any] = {}
+        self.applied: list[Update] = []
+        self.history: dict[str, Tensor] = {}
         self.baseline: dict[str, float] = {}
         self.edited_cases: list[int] = []
 
@@ -100,20 +104,34 @@ class Editor(L.LightningModule, ABC):
             )
 
     def configure_model(self) -> None:
-        """Loads the language model, once, and keeps the original of every edited weight."""
-        if self.lm is not None:
-            return
-        self.lm, self.tokenizer = load(self.lm_name, self.dtype_name, self.trust_remote_code)
-        if self.dtype_name != "float32":
-            rank_zero_warn(
-                f"edits are rounded to {self.dtype_name}, in which many small ones may be lost"
-            )
-        self.fingerprint = fingerprint(self.lm, self.tokenizer)
-        self.original = {
-            name: self.lm.get_parameter(name).clone() for name in self.edited_weights()
-        }
-        lowest = min(layer_of(self.lm, name) for name in self.original)
-        self.lower = LowerStates(lowest, self.watch_memory * 2**30)
+        """Loads the language model, once."""
+        if self.lm is None:
+            self.attach(*load(self.lm_name, self.dtype_name, self.trust_remote_code))
+
+    def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Takes a model as the one to edit, and keeps the original of every edited weight."""
+        self.lm, self.tokenizer = lm, tokenizer
+        self.fingerprint = fingerprint(lm, tokenizer)
+        self.edited = EditedWeights(lm, self.edited_weights())
+        lowest = min(layer_of(lm, name) for name in self.original)
+        self.lower = LowerStates(lowest, self.watch_memory * 2**30, self.watch_host_memory * 2**30)
+        self.asked = LowerStates(lowest, QUESTIONS_MEMORY, newest=True)
+
+    @property
+    def original(self) -> dict[str, Tensor]:
+        """The edited weights before any edit, float32, by name."""
+        return self.edited.original
+
+    def on_fit_start(self) -> None:
+        """Makes what edits need."""
+        self.prepare()
+
+    def on_predict_start(self) -> None:
+        """Makes what edits need."""
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Makes what edits need and only has to be made once, from the unedited model."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """SGD over the edited weights; its steps count the edits."""
@@ -121,48 +139,54 @@ class Editor(L.LightningModule, ABC):
         return torch.optim.SGD(weights, lr=1.0)
 
     def training_step(self, batch: Sequence[EditRequest], batch_idx: int) -> None:
-        """Applies one edit; a failed one leaves the model as it was and the run goes on."""
+        """Makes one edit, and counts it."""
+        self.make_edit(batch)
+        self.optimizers().step()  # type: ignore[union-attr] # a single optimizer
+
+    def make_edit(self, requests: Sequence[EditRequest]) -> None:
+        """Edits the model; a failed edit leaves it as it was and is marked in ``record``."""
         started = time.perf_counter()
-        before = {name: self.lm.get_parameter(name).clone() for name in self.original}
+        self.before = State(self.edited.snapshot(), dict(self.history), list(self.edited_cases))
         self.record |= {"status": "applied", "method": type(self).__name__}
+        self.applied = []
         try:
-            for update in self.edit(batch):
+            for update in self.edit(requests):
                 self.apply_update(update)
         except FloatingPointError as error:
-            self.assign(before)
+            self.undo()
             self.record |= {"status": "failed", "reason": str(error)}
         else:
-            self.edited_cases += [request.case_id for request in batch]
-        change = sum(
-            (self.lm.get_parameter(name).double() - old.double()).square().sum()
-            for name, old in before.items()
-        )
-        self.record["update_norm"] = float(change) ** 0.5
-        self.optimizers().step()  # type: ignore[union-attr] # a single optimizer
+            self.edited_cases += [request.case_id for request in requests]
+        self.record["update_norm"] = self.edited.distance(self.before.weights)
         self.record["seconds_edit"] = time.perf_counter() - started
 
-    @torch.no_grad()
     def apply_update(self, update: Update) -> None:
-        """Adds an update to its weight.
+        """Adds an update to its weight, transformed if so configured.
 
         Raises:
             FloatingPointError: if the update is not finite.
         """
-        weight = oriented(self.lm, update.weight)
-        change = update.dense()
-        if not torch.isfinite(change).all():
-            raise FloatingPointError(f"the update of {update.weight} is not finite")
-        weight += change.to(weight)
+        if self.transform is not None:
+            name = update.weight
+            now, original = (
+                oriented(self.lm, name, weight).to(self.device)
+                for weight in (self.edited.master(name), self.original[name])
+            )
+            update = self.transform(update, now, original, self.history)
+        self.edited.apply(update)
+        self.applied.append(update)
 
-    @torch.no_grad()
-    def assign(self, weights: dict[str, Tensor]) -> None:
-        """Overwrites parameters, by name."""
-        for name, value in weights.items():
-            self.lm.get_parameter(name).copy_(value)
+    def undo(self) -> None:
+        """Takes the last edit back: weights, history, and the list of edited cases."""
+        self.edited.assign(self.before.weights)
+        self.history = dict(self.before.history)
+        self.edited_cases = list(self.before.edited_cases)
+        self.applied = []
 
     def restore(self) -> None:
-        """Gives every edited weight its original value."""
-        self.assign(self.original)
+        """Gives every edited weight its original value and forgets all edits."""
+        self.edited.assign(self.original)
+        self.history = {}
         self.edited_cases = []
 
     def validation_step(self, batch: WatchedText, batch_idx: int) -> Scores:
@@ -180,7 +204,7 @@ class Editor(L.LightningModule, ABC):
 
     def score(self, spans: Sequence[Span]) -> Scores:
         """Log-probability, length and greedy matches of each span's predicted tokens."""
-        return score(self.lm, spans)
+        return score(self.lm, spans, lower=self.asked)
 
     def judge(self, request: EditRequest) -> dict[str, float]:
         """Efficacy, paraphrase and neighborhood of a request, on the model as it is now."""
@@ -197,11 +221,12 @@ class Editor(L.LightningModule, ABC):
         }
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """The edited weights alone."""
-        return {f"lm.{name}": self.lm.get_parameter(name) for name in self.edited_weights()}
+        """The edited weights alone, float32."""
+        return {f"lm.{name}": self.edited.master(name) for name in self.original}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds which cases the weights hold, what the unedited model scored, and its name."""
+        """Adds which cases the weights hold, the history, and what the unedited model scored."""
+        checkpoint["history"] = dict(self.history)
         checkpoint["edited_cases"] = list(self.edited_cases)
         checkpoint["baseline"] = dict(self.baseline)
         checkpoint["fingerprint"] = self.fingerprint
@@ -218,5 +243,7 @@ class Editor(L.LightningModule, ABC):
                 f"the checkpoint holds edits of another model than {self.lm_name!r}; name the "
                 "model it was made with by --model.lm"
             )
+        self.edited.assign({n: checkpoint["state_dict"][f"lm.{n}"] for n in self.original})
+        self.history = {name: t.to(self.device) for name, t in checkpoint["history"].items()}
         self.edited_cases = list(checkpoint["edited_cases"])
         self.baseline = dict(checkpoint["baseline"])

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from data_modules.records import EditRequest
-from lightning_modules.functional.value_search import FoundValue, value_search
+from lightning_modules.functional.value_search import Answers, FoundValue, value_search
 from lightning_modules.language_model.layout import output_map
 from lightning_modules.language_model.tokens import Span, collate, request_span
 from lightning_modules.language_model.values import ESSENCE
@@ -30,7 +30,7 @@ def full_value_search(editor: RankOneEditor, request: EditRequest) -> FoundValue
     batch = collate([s.tokens[:-1] for s in spans] + [essence.tokens], lm.device)
     rows = torch.arange(len(spans) + 1)
     subjects = torch.tensor([s.subject for s in [*spans, essence]])
-    edited = output_map(lm, editor.layer)
+    edited = output_map(lm, editor.value_layer)
     original: list[Tensor] = []
     first: list[Tensor] = []
 
@@ -44,27 +44,33 @@ def full_value_search(editor: RankOneEditor, request: EditRequest) -> FoundValue
 
         return edited.register_forward_hook(hook)
 
-    def nll_and_kl(change: Tensor) -> tuple[Tensor, Tensor]:
-        handle = add(change)
+    def answers(change: Tensor, numbers: Sequence[int]) -> Answers:
+        handle = add(change[0])
         log_probs = lm(
             batch.tokens, attention_mask=batch.mask, position_ids=batch.positions
         ).logits.log_softmax(-1)
         handle.remove()
+        targets = [log_probs[row, s.start - 1 : len(s.tokens) - 1] for row, s in enumerate(spans)]
+        tokens = [torch.tensor(s.tokens[s.start :]) for s in spans]
         nll = torch.stack(
             [
-                -log_probs[row, s.start - 1 : len(s.tokens) - 1]
-                .gather(1, torch.tensor(s.tokens[s.start :])[:, None])
-                .mean()
-                for row, s in enumerate(spans)
+                -told.gather(1, wanted[:, None]).mean()
+                for told, wanted in zip(targets, tokens, strict=True)
             ]
         ).mean()
         now = log_probs[-1, essence.subject]
         first.append(now.detach())
-        return nll, (now.exp() * (now - first[0])).sum()
+        probable = all(
+            bool((told.argmax(-1) == wanted).all())
+            for told, wanted in zip(targets, tokens, strict=True)
+        )
+        return Answers(
+            nll[None], (now.exp() * (now - first[0])).sum()[None], torch.tensor([probable])
+        )
 
     with torch.no_grad():
-        nll_and_kl(torch.zeros(lm.config.hidden_size))
-    return value_search(nll_and_kl, original[0], editor.value)
+        answers(torch.zeros(1, lm.config.hidden_size), [0])
+    return value_search(answers, original[0][None], editor.value)[0]
 
 
 @torch.no_grad()

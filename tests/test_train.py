@@ -99,7 +99,7 @@ class TestConfigs:
         own = {"model": {"class_path": "lightning_modules.rome.ROME", "init_args": {"layer": 4}}}
         (tmp_path / "rome.yaml").write_text(yaml.dump(own))
         assert located("rome.yaml") == "rome.yaml"
-        assert main(["--config", "rome.yaml"], run=False).model.layer == 4
+        assert main(["--config", "rome.yaml"], run=False).model.value_layer == 4
 
     def test_callbacks_of_a_config_are_added_to_the_default_ones(self):
         default = main(["--config", "rome.yaml"], run=False).trainer.callbacks

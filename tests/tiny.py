@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
 import torch
 from tokenizers import (
     Tokenizer,
@@ -191,10 +190,8 @@ def tiny_editor(
     options: ValueSearchOptions = OPTIONS,
 ) -> RankOneEditor:
     """An editor of a model that is in memory already, ready to edit."""
-    editor = policy("tiny", EDITED_LAYER, options, "identity")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lightning_modules.editor.load", lambda *_: (lm, tiny_tokenizer()))
-        editor.configure_model()
+    editor = policy(lm="tiny", layer=EDITED_LAYER, value=options, second_moment="identity")
+    editor.attach(lm, tiny_tokenizer())
     editor.contexts = list(contexts)
     editor.prepare()
     return editor

@@ -1,8 +1,8 @@
 """Search of the value that makes a model answer with the target (Meng et al. 2022, equation 4)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ class ValueSearchOptions:
         clamp: largest ``‖δ‖`` as a multiple of ``‖v‖``.
         kl_weight: weight of the KL divergence that keeps what the subject is.
         goal: loss below which the search stops.
+        stop: at the ``goal``, or as soon as the target is ``most_probable`` in every context
+            (ENCORE's early stopping), if that comes first.
     """
 
     steps: int = 20
@@ -27,6 +29,21 @@ class ValueSearchOptions:
     clamp: float = 4.0
     kl_weight: float = 0.0625
     goal: float = 0.05
+    stop: Literal["goal", "most_probable"] = "goal"
+
+
+class Answers(NamedTuple):
+    """How a model answers m requests, their values being changed.
+
+    Attributes:
+        nll: ``(m,)``, mean NLL of the target, in nats.
+        kl: ``(m,)``, KL divergence of what is said about the subject, in nats.
+        most_probable: ``(m,)``, whether every target token is the greedy choice in every context.
+    """
+
+    nll: Tensor
+    kl: Tensor
+    most_probable: Tensor
 
 
 class FoundValue(NamedTuple):
@@ -42,39 +59,60 @@ class FoundValue(NamedTuple):
     losses: list[float]
     target_log_prob: float
 
+    def checked(self) -> "FoundValue":
+        """Itself.
+
+        Raises:
+            FloatingPointError: if the search met a loss that is not finite.
+        """
+        if not -torch.inf < self.losses[-1] < torch.inf:
+            raise FloatingPointError(
+                f"the value search's loss is {self.losses[-1]} at step {len(self.losses)}"
+            )
+        return self
+
 
 def value_search(
-    nll_and_kl: Callable[[Tensor], tuple[Tensor, Tensor]],
-    value: Tensor,
+    answers: Callable[[Tensor, Sequence[int]], Answers],
+    values: Tensor,
     options: ValueSearchOptions,
-) -> FoundValue:
-    """Adam on the change δ of a value, clamped to a ball around it.
+) -> list[FoundValue]:
+    """Adam on the changes δ of n values, each clamped to a ball around its value.
 
-    The loss is ``nll + kl_weight · kl + weight_decay · ‖δ‖ / ‖v‖²``.
+    The loss is ``nll + kl_weight · kl + weight_decay · ‖δ‖ / ‖v‖²`` for each. The values do not
+    depend on each other: one whose search is over leaves the batch. A loss that is not finite ends
+    its search; ask :meth:`FoundValue.checked`.
 
     Args:
-        nll_and_kl: maps δ ``(d,)`` to the target's mean NLL and the KL divergence, both scalars.
-        value: ``(d,)``, the original value v.
+        answers: of the values numbered by its second argument, their changes being ``(m, d)``.
+        values: ``(n, d)``, the original values v.
         options: steps, rates and bounds.
-
-    Raises:
-        FloatingPointError: if the loss is not finite.
     """
-    change = torch.zeros_like(value, dtype=torch.float32, requires_grad=True)
+    change = torch.zeros_like(values, dtype=torch.float32, requires_grad=True)
     adam = torch.optim.Adam([change], lr=options.learning_rate)
-    norm = value.float().norm()
-    losses: list[float] = []
+    norm = values.float().norm(dim=1)
+    losses: list[list[float]] = [[] for _ in values]
+    found: dict[int, FoundValue] = {}
+    searching = list(range(len(values)))
     for step in range(options.steps):
-        nll, kl = nll_and_kl(change)
-        decay = options.weight_decay * change.norm() / norm**2
-        loss = nll + options.kl_weight * kl + decay
-        losses.append(loss.item())
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the value search's loss is {losses[-1]} at step {step + 1}")
-        if losses[-1] < options.goal or step == options.steps - 1:
+        heard = answers(change[searching], searching)
+        decay = options.weight_decay * change[searching].norm(dim=1) / norm[searching] ** 2
+        loss = heard.nll + options.kl_weight * heard.kl + decay
+        enough = loss < options.goal
+        if options.stop == "most_probable":
+            enough = enough | heard.most_probable
+        over = (enough | ~loss.isfinite()).tolist()
+        for number, value, nll, last in zip(
+            searching, loss.tolist(), heard.nll.tolist(), over, strict=True
+        ):
+            losses[number].append(value)
+            if last or step == options.steps - 1:
+                found[number] = FoundValue(change[number].detach().clone(), losses[number], -nll)
+        searching = [number for number in searching if number not in found]
+        if not searching:
             break
-        (change.grad,) = torch.autograd.grad(loss, [change])
+        (change.grad,) = torch.autograd.grad(loss[[not last for last in over]].sum(), [change])
         adam.step()
         with torch.no_grad():
-            change.mul_((options.clamp * norm / change.norm()).clamp(max=1.0))
-    return FoundValue(change.detach(), losses, -nll.item())
+            change *= (options.clamp * norm / change.norm(dim=1)).clamp(max=1.0)[:, None]
+    return [found[number] for number in range(len(values))]

@@ -14,14 +14,18 @@ class Layout(NamedTuple):
         blocks: the list of transformer blocks, from the root.
         output: the MLP's output map, from a block; its input is the key, its output the value.
         returns_tuple: whether a block returns a tuple that begins with the hidden states.
+        norm_behind: the norm between the value and the block's output, from a block; empty where
+            the value is simply added to the residual stream.
     """
 
     blocks: str
     output: str
     returns_tuple: bool = False
+    norm_behind: str = ""
 
 
 LLAMA = Layout("model.layers", "mlp.down_proj")
+GEMMA = LLAMA._replace(norm_behind="post_feedforward_layernorm")
 LAYOUTS = {
     "gpt2": Layout("transformer.h", "mlp.c_proj"),
     "gptj": Layout("transformer.h", "mlp.fc_out", returns_tuple=True),
@@ -31,8 +35,8 @@ LAYOUTS = {
     "mistral": LLAMA,
     "qwen2": LLAMA,
     "qwen3": LLAMA,
-    "gemma2": LLAMA,
-    "gemma3_text": LLAMA,
+    "gemma2": GEMMA,
+    "gemma3_text": GEMMA,
     "phi3": LLAMA,
 }
 
@@ -61,6 +65,8 @@ def layout_of(config: PretrainedConfig) -> Layout:
             "add it, give it a row in LAYOUTS (lightning_modules/language_model/layout.py): the "
             "path of its blocks and of the MLP's output map"
         )
+    if kind == "opt" and not config.do_layer_norm_before:
+        return LAYOUTS[kind]._replace(norm_behind="final_layer_norm")
     return LAYOUTS[kind]
 
 
@@ -81,6 +87,12 @@ def output_map(lm: PreTrainedModel, layer: int) -> nn.Module:
     return blocks(lm)[layer].get_submodule(layout_of(lm.config).output)
 
 
+def norm_behind(lm: PreTrainedModel, layer: int) -> nn.Module | None:
+    """The norm that a layer's value goes through on its way into the block's output."""
+    path = layout_of(lm.config).norm_behind
+    return blocks(lm)[layer].get_submodule(path) if path else None
+
+
 def output_weight_name(lm: PreTrainedModel, layer: int) -> str:
     """The full parameter name of a layer's MLP output weight."""
     layout = layout_of(lm.config)
@@ -93,8 +105,13 @@ def layer_of(lm: PreTrainedModel, name: str) -> int:
     return int(name.removeprefix(prefix).split(".")[0]) if name.startswith(prefix) else 0
 
 
-def oriented(lm: PreTrainedModel, name: str) -> Tensor:
-    """A weight seen as ``(out, in)``, whatever way round the module stores it; not a copy."""
-    weight = lm.get_parameter(name)
-    module = lm.get_submodule(name.rpartition(".")[0])
-    return weight.T if isinstance(module, Conv1D) else weight
+def oriented(lm: PreTrainedModel, name: str, weight: Tensor | None = None) -> Tensor:
+    """A weight seen as ``(out, in)``, whatever way round the module stores it; not a copy.
+
+    Args:
+        lm: the model.
+        name: of the parameter.
+        weight: values stored the same way, to be seen in its place.
+    """
+    weight = lm.get_parameter(name) if weight is None else weight
+    return weight.T if isinstance(lm.get_submodule(name.rpartition(".")[0]), Conv1D) else weight

@@ -1,43 +1,56 @@
 """Hidden states below an edit: constant during a run, so computed once per text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from .layout import blocks
 from .passes import recording, starting_at
-from .tokens import TokenBatch
 
 
 class LowerStates:
     """Inputs of the lowest edited block, kept for batches of text that come again.
 
     Args:
-        layer: the lowest edited layer.
-        budget: most bytes kept; batches beyond it run through all layers every time.
+        layer: the lowest edited layer; below layer 0 there is nothing to keep.
+        budget: most bytes kept where the model is.
+        host_budget: most bytes kept on the host; batches beyond both run through all layers
+            every time.
+        newest: make room for the newest batch by forgetting the oldest, instead of keeping what
+            came first.
     """
 
-    def __init__(self, layer: int, budget: float) -> None:
+    def __init__(
+        self, layer: int, budget: float, host_budget: float = 0, newest: bool = False
+    ) -> None:
         self.layer = layer
         self.budget = budget
-        self.kept: dict[bytes, Tensor] = {}
+        self.host_budget = host_budget
+        self.newest = newest
+        self.kept: dict[tuple, Tensor] = {}
 
     @contextmanager
-    def reused(self, lm: PreTrainedModel, batch: TokenBatch) -> Iterator[None]:
-        """Inside, a pass over ``batch`` starts at the edited layer if its states are kept."""
-        # the mask too: a padded place holds token 0, which is also a real one ("!" for GPT-2)
-        rows = torch.stack([batch.tokens, batch.mask]).cpu()
-        key = str(tuple(rows.shape)).encode() + rows.numpy().tobytes()
-        if key in self.kept:
-            with starting_at(lm, self.layer, self.kept[key]):
-                yield
-            return
-        with recording({"block": blocks(lm)[self.layer]}) as seen:
+    def reused(self, lm: PreTrainedModel, rows: Sequence[Sequence[int]]) -> Iterator[None]:
+        """Inside, a pass over these rows of tokens starts at the edited layer if it can."""
+        key = tuple(map(tuple, rows))
+        if self.layer == 0:
             yield
-        hidden = seen["block"][0]
+        elif key in self.kept:
+            with starting_at(lm, self.layer, self.kept[key].to(lm.device)):
+                yield
+        else:
+            with recording({"block": blocks(lm)[self.layer]}) as seen:
+                yield
+            self._keep(key, seen["block"][0])
+
+    def _keep(self, key: tuple, hidden: Tensor) -> None:
+        while self.newest and self.kept and hidden.nbytes > self.budget:
+            self.budget += self.kept.pop(next(iter(self.kept))).nbytes
         if hidden.nbytes <= self.budget:
             self.budget -= hidden.nbytes
             self.kept[key] = hidden
+        elif hidden.nbytes <= self.host_budget:
+            self.host_budget -= hidden.nbytes
+            self.kept[key] = hidden.cpu()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from .layout import blocks, layout_of, output_map
+from .layout import blocks, layout_of, norm_behind, output_map
 from .tokens import TokenBatch
 
 
@@ -41,47 +41,26 @@ def recording(modules: Mapping[Any, nn.Module], stop_at: nn.Module | None = None
 
 @contextmanager
 def starting_at(lm: PreTrainedModel, layer: int, hidden: Tensor) -> Iterator[None]:
-    """Inside, blocks below ``layer`` do nothing and block ``layer`` receives ``hidden``.
+    """Inside, blocks below ``layer`` do nothing and what follows them receives ``hidden``.
 
     Args:
         lm: the model; its own embedding, masks, norm and head still run.
-        layer: the first block that runs.
-        hidden: ``(b, t, d)``, that block's input.
+        layer: the first block that runs, at least 1; their number if none is to run.
+        hidden: ``(b, t, d)``, the output of the block before.
     """
     returns_tuple = layout_of(lm.config).returns_tuple
 
-    def unchanged(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple:
-        return (hidden_states, None) if returns_tuple else hidden_states
-
-    def replace(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        return (hidden, *args[1:]), {k: v for k, v in kwargs.items() if k != "hidden_states"}
+    def replaced(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple:
+        return (hidden, None) if returns_tuple else hidden
 
     skipped = blocks(lm)[:layer]
-    handle = blocks(lm)[layer].register_forward_pre_hook(replace, with_kwargs=True)
     try:
         for block in skipped:
-            block.forward = unchanged
+            block.forward = replaced
         yield
     finally:
-        handle.remove()
         for block in skipped:
             del block.forward
-
-
-@contextmanager
-def adding(module: nn.Module, change: Tensor) -> Iterator[None]:
-    """Inside, ``change (b, d)`` is added to the module's output at position 0 of each row."""
-
-    def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        rows = output.view(len(change), -1, change.shape[-1])  # OPT's MLP flattens (b, t)
-        padded = F.pad(change[:, None], (0, 0, 0, rows.shape[1] - 1))
-        return (rows + padded.to(rows.dtype)).view_as(output)
-
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -108,11 +87,12 @@ class Suffixes(NamedTuple):
         tokens: ``(b, s)``, from the subject's last token on, right-padded.
         positions: ``(b, s)``, their positions in the whole texts.
         mask: ``(b, p + s)``, over the recorded positions and then the suffix.
-        hidden: ``(b, s, d)``, input of the edited block.
+        hidden: ``(b, s, d)``, output of the edited block.
         past: per block its keys and values before the subject's last token,
-            ``(b, heads, p, width)``, right-aligned; of length p but empty below the edited block.
+            ``(b, heads, p, width)``, right-aligned; of length p but empty up to the edited block.
         keys: ``(b, f)``, the edited map's input at the subject's last token.
         values: ``(b, d)``, its output there.
+        normed: ``(b, d)``, input there of the norm behind the value, where the family has one.
     """
 
     tokens: Tensor
@@ -122,6 +102,20 @@ class Suffixes(NamedTuple):
     past: list[tuple[Tensor, Tensor]]
     keys: Tensor
     values: Tensor
+    normed: Tensor | None
+
+    def chosen(self, rows: Tensor) -> "Suffixes":
+        """Those of some texts, ``rows (m,)``."""
+        return Suffixes(
+            self.tokens[rows],
+            self.positions[rows],
+            self.mask[rows],
+            self.hidden[rows],
+            [(k, v) if len(k) < len(self.tokens) else (k[rows], v[rows]) for k, v in self.past],
+            self.keys[rows],
+            self.values[rows],
+            None if self.normed is None else self.normed[rows],
+        )
 
 
 @torch.no_grad()
@@ -137,9 +131,10 @@ def record_suffixes(
         subjects: ``(b,)``, index of each subject's last token.
     """
     cache = DynamicCache()  # without a config: no layer forgets what lies outside its window
-    edited = output_map(lm, layer)
-    with recording({"map": edited, "block": blocks(lm)[layer]}) as seen:
-        lm(
+    modules = {"map": output_map(lm, layer), "block": blocks(lm)[layer]}
+    norm = norm_behind(lm, layer)
+    with recording(modules if norm is None else modules | {"norm": norm}) as seen:
+        lm.base_model(
             batch.tokens,
             attention_mask=batch.mask,
             position_ids=batch.positions,
@@ -154,18 +149,24 @@ def record_suffixes(
     after = after.clamp(max=length - 1)
     longest = int(subjects.max())
     before = torch.arange(longest, device=subjects.device) - longest + subjects[:, None]
-    keys, values = (part.reshape(count, length, -1)[rows, subjects] for part in seen["map"])
+
+    def at_subject(states: Tensor) -> Tensor:
+        return states.reshape(count, length, -1)[rows, subjects]
+
+    block_output = seen["block"][1]
+    hidden = block_output[0] if isinstance(block_output, tuple) else block_output
     return Suffixes(
         tokens=batch.tokens.gather(1, after),
         positions=after,
         mask=torch.cat([(before >= 0).long(), batch.mask.gather(1, after) * inside], 1),
-        hidden=seen["block"][0][rows[:, None], after],
+        hidden=hidden[rows[:, None], after],
         past=[
-            _positions_before(entry, before, used=number >= layer)
+            _positions_before(entry, before, used=number > layer)
             for number, entry in enumerate(cache.layers)
         ],
-        keys=keys,
-        values=values,
+        keys=at_subject(seen["map"][0]),
+        values=at_subject(seen["map"][1]),
+        normed=None if norm is None else at_subject(seen["norm"][0]),
     )
 
 
@@ -199,11 +200,12 @@ def suffix_logits(
         rows: ``(n,)``, texts whose logits are read.
         columns: ``(n,)``, where, counted from the subject's last token.
     """
-    with (
-        starting_at(lm, layer, suffixes.hidden),
-        adding(output_map(lm, layer), change),
-        heads_only_at(lm, rows, columns),
-    ):
+    change = change.to(suffixes.hidden.dtype)
+    norm = norm_behind(lm, layer)
+    if norm is not None:
+        change = norm(suffixes.normed + change) - norm(suffixes.normed)
+    changed = suffixes.hidden + F.pad(change[:, None], (0, 0, 0, suffixes.hidden.shape[1] - 1))
+    with starting_at(lm, layer + 1, changed), heads_only_at(lm, rows, columns):
         return lm(
             suffixes.tokens,
             attention_mask=suffixes.mask,

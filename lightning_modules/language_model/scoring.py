@@ -12,6 +12,9 @@ from .lower_states import LowerStates
 from .passes import heads_only_at
 from .tokens import Span, collate
 
+PADDING = 0.1  # largest share of a batch,
+SMALL = 256  # unless it has no more tokens than these: then a pass costs about the same
+
 
 class Scores(NamedTuple):
     """Per text, on the CPU: what perplexity, choice and match are reductions of.
@@ -52,7 +55,7 @@ def score(
     """
     log_prob = torch.zeros(len(spans), dtype=torch.float64)
     greedy = torch.zeros(len(spans), dtype=torch.long)
-    for numbers in _batches([len(span.tokens) for span in spans], batch_tokens):
+    for numbers in batches_by_length([len(span.tokens) for span in spans], batch_tokens):
         chosen = [spans[number] for number in numbers]
         token_log_prob, hit, row = _token_scores(lm, chosen, lower)
         index = torch.tensor(numbers)[row]
@@ -62,13 +65,17 @@ def score(
     return Scores(log_prob, length, greedy)
 
 
-def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices grouped by similar length, at most ``batch_tokens`` padded tokens together."""
+def batches_by_length(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices grouped by similar length: at most ``batch_tokens``, and little of it padding."""
     group: list[int] = []
+    real = 0
     for number in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if group and lengths[number] * (len(group) + 1) > batch_tokens:
+        padded = lengths[number] * (len(group) + 1)
+        real += lengths[number]
+        wasteful = padded > SMALL and real < (1 - PADDING) * padded
+        if group and (padded > batch_tokens or wasteful):
             yield group
-            group = []
+            group, real = [], lengths[number]
         group.append(number)
     if group:
         yield group
@@ -80,8 +87,9 @@ def _token_scores(
     """Log-probability (float64), greedy hit and row of every predicted token, each ``(n,)``."""
     places = [(row, at) for row, s in enumerate(spans) for at in range(s.start, len(s.tokens))]
     rows, columns = torch.tensor(places, dtype=torch.long, device=lm.device).reshape(-1, 2).T
-    batch = collate([span.tokens for span in spans], lm.device)
-    reused = lower.reused(lm, batch) if lower else nullcontext()
+    tokens = [span.tokens for span in spans]
+    batch = collate(tokens, lm.device)
+    reused = lower.reused(lm, tokens) if lower else nullcontext()
     with reused, heads_only_at(lm, rows, columns - 1):
         logits = (
             lm(

@@ -1,4 +1,4 @@
-"""From a request to the value that answers it: contexts recorded once, then a search above them."""
+"""From requests to the values that answer them: contexts recorded once, then a search above."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,113 +10,169 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from data_modules.records import EditRequest
 
-from ..functional.value_search import FoundValue, ValueSearchOptions, value_search
+from ..functional.value_search import Answers, FoundValue, ValueSearchOptions, value_search
 from .passes import Suffixes, record_suffixes, suffix_logits
 from .tokens import Span, collate, request_span
 
 ESSENCE = "{} is a"
 
 
-class Recorded(NamedTuple):
-    """A request's texts, recorded: one per context template, and the essence prompt last.
+class Located(NamedTuple):
+    """Where a request stands in the edited layer.
 
     Attributes:
-        suffixes: of all texts, ``b = contexts + 1``.
-        rows: ``(n,)``, the text of each target token.
-        columns: ``(n,)``, where its logits stand, from the subject's last token on.
-        targets: ``(n,)``, target tokens.
+        keys: ``(c, f)``, in each context; the first is unprefixed.
+        values: ``(c, d)``, likewise.
+        subject_position: of the subject's last token in the plain prompt; 0 is the dangerous place.
     """
 
-    suffixes: Suffixes
-    rows: Tensor
-    columns: Tensor
-    targets: Tensor
-
-    @property
-    def keys(self) -> Tensor:
-        """The key in each context, ``(c, f)``; the first is unprefixed."""
-        return self.suffixes.keys[:-1]
-
-    @property
-    def values(self) -> Tensor:
-        """The value in each context, ``(c, d)``; the first is unprefixed."""
-        return self.suffixes.values[:-1]
+    keys: Tensor
+    values: Tensor
+    subject_position: int
 
     @property
     def key_cosine(self) -> float:
         """Cosine of the unprefixed key and the mean key; far below 1 where ROME is dangerous."""
-        return float(F.cosine_similarity(self.keys[0], self.keys.mean(0), 0))
+        return float(F.cosine_similarity(self.keys[0].float(), self.keys.float().mean(0), 0))
+
+
+class Recorded(NamedTuple):
+    """The recorded texts of n requests: for each one per context, and the essence prompt last.
+
+    Attributes:
+        count: n.
+        suffixes: of all texts, ``b = n (contexts + 1)``, request by request.
+        rows: ``(a,)``, the text of each target token.
+        columns: ``(a,)``, where its logits stand, from the subject's last token on.
+        targets: ``(a,)``, target tokens.
+        weights: ``(a,)``, share of each in its request's mean over contexts of means over tokens.
+    """
+
+    count: int
+    suffixes: Suffixes
+    rows: Tensor
+    columns: Tensor
+    targets: Tensor
+    weights: Tensor
 
     @property
-    def subject_position(self) -> int:
-        """Position of the subject's last token in the plain prompt; 0 is the dangerous place."""
-        return int(self.suffixes.positions[0, 0])
+    def texts(self) -> int:
+        """Texts of one request: its contexts and its essence prompt."""
+        return len(self.suffixes.tokens) // self.count
+
+    @property
+    def located(self) -> list[Located]:
+        """Each request's keys and values."""
+        keys, values = (
+            part.unflatten(0, (self.count, -1))[:, :-1]
+            for part in (self.suffixes.keys, self.suffixes.values)
+        )
+        positions = self.suffixes.positions[:: self.texts, 0].tolist()
+        return [Located(*parts) for parts in zip(keys, values, positions, strict=True)]
+
+    def chosen(self, numbers: Sequence[int]) -> "Recorded":
+        """Those of some of the requests."""
+        device = self.rows.device
+        kept = torch.tensor(numbers, device=device)
+        within = torch.arange(self.texts, device=device)
+        place = torch.full((self.count,), -1, device=device)
+        place[kept] = torch.arange(len(numbers), device=device)
+        owner = self.rows // self.texts
+        here = place[owner] >= 0
+        return Recorded(
+            len(numbers),
+            self.suffixes.chosen((kept[:, None] * self.texts + within).flatten()),
+            (place[owner] * self.texts + self.rows % self.texts)[here],
+            self.columns[here],
+            self.targets[here],
+            self.weights[here],
+        )
 
 
-def record_request(
+def record_requests(
     lm: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     layer: int,
     contexts: Sequence[str],
-    request: EditRequest,
+    requests: Sequence[EditRequest],
 ) -> Recorded:
-    """Runs a request in every context, and its essence prompt, through the model once.
+    """Runs requests in every context, and their essence prompts, through the model once.
 
     Args:
         lm: the model.
         tokenizer: its tokenizer.
         layer: the edited layer.
         contexts: templates with one ``{}``, the plain one first.
-        request: the fact to change.
+        requests: the facts to change.
     """
-    spans = [
-        request_span(
-            tokenizer, context.replace("{}", request.prompt, 1), request.subject, request.target_new
-        )
-        for context in contexts
-    ]
-    essence = request_span(tokenizer, ESSENCE, request.subject, "")
+    texts, places = [], []
+    for request in requests:
+        for context in contexts:
+            prompt = context.replace("{}", request.prompt, 1)
+            span = request_span(tokenizer, prompt, request.subject, request.target_new)
+            places += _target_places(span, len(texts))
+            texts.append(span._replace(tokens=span.tokens[:-1]))
+        texts.append(request_span(tokenizer, ESSENCE, request.subject, ""))
     suffixes = record_suffixes(
         lm,
         layer,
-        collate([span.tokens[:-1] for span in spans] + [essence.tokens], lm.device),
-        torch.tensor([span.subject for span in [*spans, essence]], device=lm.device),
+        collate([text.tokens for text in texts], lm.device),
+        torch.tensor([text.subject for text in texts], device=lm.device),
     )
-    rows, columns, targets = _target_places(spans).to(lm.device)
-    return Recorded(suffixes, rows, columns, targets)
+    rows, columns, targets = torch.tensor(places, device=lm.device).T
+    weights = 1.0 / rows.bincount()[rows] / len(contexts)
+    return Recorded(len(requests), suffixes, rows, columns, targets, weights)
 
 
-def _target_places(spans: Sequence[Span]) -> Tensor:
-    """Row, column of the logits, and token of every target token, ``(3, n)``."""
-    places = [
-        (row, at - 1 - span.subject, span.tokens[at])
-        for row, span in enumerate(spans)
-        for at in range(span.start, len(span.tokens))
+def _target_places(span: Span, row: int) -> list[tuple[int, int, int]]:
+    """Row, column of the logits, and token of every target token."""
+    return [
+        (row, at - 1 - span.subject, span.tokens[at]) for at in range(span.start, len(span.tokens))
     ]
-    return torch.tensor(places).T
 
 
-def search_value(
+def search_values(
     lm: PreTrainedModel, layer: int, recorded: Recorded, options: ValueSearchOptions
-) -> FoundValue:
-    """The value at the subject that makes every context answer with the target.
+) -> list[FoundValue]:
+    """Per request, the value at the subject that makes every context answer with the target.
 
     The NLL is the mean over contexts of the mean over target tokens; the KL divergence, from the
     next-token distribution at the essence prompt's subject before to the one now, is
     ``D(now ‖ before)`` (Meng et al. 2022, equation 4).
     """
-    essence = len(recorded.keys)
-    rows = F.pad(recorded.rows, (0, 1), value=essence)
-    columns = F.pad(recorded.columns, (0, 1))
-    weights = 1.0 / recorded.rows.bincount()[recorded.rows] / essence
-    before: list[Tensor] = []
+    before: Tensor | None = None
+    searching, part = list(range(recorded.count)), recorded
 
-    def nll_and_kl(change: Tensor) -> tuple[Tensor, Tensor]:
-        everywhere = change.expand(essence + 1, -1)
-        logits = suffix_logits(lm, layer, recorded.suffixes, everywhere, rows, columns).float()
-        nll = F.cross_entropy(logits[:-1], recorded.targets, reduction="none") @ weights
-        now = logits[-1].log_softmax(-1)
-        before.append(now.detach())
-        return nll, F.kl_div(before[0], now, reduction="sum", log_target=True)
+    def answers(change: Tensor, numbers: Sequence[int]) -> Answers:
+        nonlocal before, searching, part
+        if list(numbers) != searching:
+            searching, part = list(numbers), recorded.chosen(numbers)
+        logits, essence = _heard(lm, layer, part, change)
+        now = essence.log_softmax(-1)
+        before = now.detach() if before is None else before
+        kl = F.kl_div(before[searching], now, reduction="none", log_target=True).sum(-1)
+        nll = part.weights * F.cross_entropy(logits, part.targets, reduction="none")
+        missed = (logits.detach().argmax(-1) != part.targets).float()
+        none = change.new_zeros(part.count)
+        owner = part.rows // part.texts
+        return Answers(
+            none.index_add(0, owner, nll), kl, none.detach().index_add(0, owner, missed) == 0
+        )
 
-    return value_search(nll_and_kl, recorded.values[0], options)
+    return value_search(answers, recorded.suffixes.values[:: recorded.texts], options)
+
+
+def _heard(
+    lm: PreTrainedModel, layer: int, recorded: Recorded, change: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Logits of all target tokens ``(a, v)`` and at all essence prompts' subjects ``(n, v)``."""
+    last = torch.arange(1, recorded.count + 1, device=change.device) * recorded.texts - 1
+    logits = suffix_logits(
+        lm,
+        layer,
+        recorded.suffixes,
+        change.repeat_interleave(recorded.texts, 0),
+        torch.cat([recorded.rows, last]),
+        F.pad(recorded.columns, (0, recorded.count)),
+    ).float()
+    return logits[: -recorded.count], logits[-recorded.count :]

@@ -64,7 +64,7 @@ def rows() -> list[dict]:
     request = requests[0]
 
     def search(of: ROME) -> Callable:
-        return lambda: of.search_value(of.record_request(request))
+        return lambda: of.seek([request])
 
     def edit() -> None:
         for update in editor.edit([request]):

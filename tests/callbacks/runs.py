@@ -141,7 +141,7 @@ def fit(
 ) -> Run:
     """Edits the tiny model."""
     trainer = trainer_in(folder, callbacks, **options)
-    run = Run(trainer, method(lm, **METHOD), data_of(requests), folder)
+    run = Run(trainer, method(lm=lm, **METHOD), data_of(requests), folder)
     trainer.fit(run.editor, datamodule=run.data, ckpt_path=resume)
     return run
 

@@ -13,14 +13,14 @@ AMONG_OTHER_CALLBACKS = pytest.mark.filterwarnings("ignore:Be aware that when us
 def retention(run, requests):
     """Scores of ``trainer.test`` on a freshly loaded model with the run's second checkpoint."""
     trainer = trainer_in(run.folder, [EditMetrics()])
-    editor = ROME(run.editor.lm_name, **METHOD)
+    editor = ROME(lm=run.editor.lm_name, **METHOD)
     checkpoint = run.checkpoint(2)
     (found,) = trainer.test(editor, data_of(requests), ckpt_path=checkpoint, verbose=False)
     return found, editor
 
 
 def test_scores_before_the_first_edit_are_those_of_the_unedited_model(lm, sequential):
-    editor = ROME(lm, **METHOD)
+    editor = ROME(lm=lm, **METHOD)
     editor.configure_model()
     judged = editor.judge(REQUESTS[0])
     first = sequential.edits[0]
@@ -57,7 +57,7 @@ def test_a_batch_of_requests_is_scored_by_its_mean(lm, tmp_path):
     run = fit(lm, tmp_path, [EditJournal(), EditMetrics()], REQUESTS[:2], limit_val_batches=0)
     data = data_of(REQUESTS[:2])
     data.batch_size = 2
-    editor = ROME(lm, **METHOD)
+    editor = ROME(lm=lm, **METHOD)
     trainer = trainer_in(tmp_path / "both", [EditJournal(), EditMetrics()], limit_val_batches=0)
     trainer.fit(editor, data)
     (edit,) = run._replace(folder=tmp_path / "both").edits
@@ -90,7 +90,7 @@ def test_test_refuses_the_checkpoint_of_another_model(sequential, tmp_path):
     other = tiny_lm(tmp_path, seed=1)
     with pytest.raises(ValueError, match=r"edits of another model than .* name the model it was"):
         trainer_in(tmp_path, [EditMetrics()]).test(
-            ROME(other, **METHOD), data_of(), ckpt_path=sequential.checkpoint(2)
+            ROME(lm=other, **METHOD), data_of(), ckpt_path=sequential.checkpoint(2)
         )
 
 

@@ -161,7 +161,7 @@ def test_summary_tells_what_the_run_was_made_with(lm, sequential):
     assert summary["method"] == "ROME"
     assert summary["lm"] == lm
     assert summary["weights"] == [WEIGHT]
-    assert (summary["seed"], summary["layer"], summary["second_moment"]) == (0, 0, "identity")
+    assert (summary["seed"], summary["layers"], summary["second_moment"]) == (0, [0], "identity")
     assert summary["fingerprint"] == sequential.editor.fingerprint
     assert summary["value"]["steps"] == 5
     assert len(summary["contexts"]) == 3

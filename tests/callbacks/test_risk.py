@@ -13,7 +13,7 @@ from .runs import METHOD, REQUESTS, WEIGHT, data_of, trainer_in
 def foreseen(lm, tmp_path_factory):
     """The editor after ``predict``, and the rows that it wrote."""
     folder = tmp_path_factory.mktemp("risk")
-    editor = ROME(lm, **METHOD)
+    editor = ROME(lm=lm, **METHOD)
     trainer_in(folder, [RiskTable()]).predict(editor, data_of())
     return editor, [json.loads(line) for line in (folder / "risk.jsonl").read_text().splitlines()]
 

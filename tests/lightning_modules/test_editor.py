@@ -52,9 +52,14 @@ def poison_search(
     """Makes the first or the second value search meet a loss that is not a number."""
     factors = iter([float("nan"), 1.0] if first else [1.0, float("nan")])
 
-    def search(nll_and_kl, value, options):
+    def search(answers, found, options):
         factor = next(factors)
-        return value_search(lambda c: tuple(factor * x for x in nll_and_kl(c)), value, options)
+
+        def poisoned(change, numbers):
+            heard = answers(change, numbers)
+            return heard._replace(nll=factor * heard.nll)
+
+        return value_search(poisoned, found, options)
 
     monkeypatch.setattr(values, "value_search", search)
 

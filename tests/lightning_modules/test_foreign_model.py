@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from data_modules.records import EditRequest
-from lightning_modules.functional.value_search import ValueSearchOptions
 from lightning_modules.language_model.loading import load
 from lightning_modules.language_model.scoring import score
 from lightning_modules.language_model.tokens import target_span, text_span
@@ -113,7 +112,7 @@ def test_text_survives_its_tokens(folder):
 
 
 def test_model_takes_an_edit(folder):
-    editor = ROME(folder, 1, ValueSearchOptions(), "identity", contexts={5: 2, 8: 2})
+    editor = ROME(lm=folder, second_moment="identity", contexts={5: 2, 8: 2})
     editor.configure_model()
     editor.prepare()
     story = text_span(editor.tokenizer, STORY)

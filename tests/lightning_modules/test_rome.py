@@ -37,16 +37,15 @@ def random_moment() -> Tensor:
 
 @pytest.fixture(scope="module")
 def searched(tiny_lm):
-    """A request's recorded texts and its value, which no policy and no moment changes."""
-    editor = tiny_editor(ROME, tiny_lm)
-    recorded = editor.record_request(NEAR)
-    return recorded, editor.search_value(recorded)
+    """A request's keys and values and the value found, which no policy and no moment changes."""
+    (sought,) = tiny_editor(ROME, tiny_lm).seek([NEAR])
+    return sought
 
 
 @pytest.mark.parametrize("request_", [REQUEST, OTHER], ids=["first", "later"])
 def test_value_is_the_one_of_a_search_through_whole_passes(tiny_lm, request_):
     editor = tiny_editor(ROME, tiny_lm)
-    found = editor.search_value(editor.record_request(request_))
+    ((_, found),) = editor.seek([request_])
     naive = full_value_search(editor, request_)
     assert len(found.losses) == 6
     assert found.losses == pytest.approx(naive.losses, rel=1e-4)
@@ -57,19 +56,19 @@ def test_value_is_the_one_of_a_search_through_whole_passes(tiny_lm, request_):
 @pytest.mark.parametrize("moment", [None, random_moment()], ids=["identity", "random"])
 @POLICIES
 def test_edit_maps_the_policys_key_to_the_value(tiny_lm, searched, monkeypatch, policy, moment):
-    recorded, found = searched
+    located, found = searched
     editor = tiny_editor(policy, tiny_lm)
-    editor.factor = None if moment is None else factorize(moment)
-    monkeypatch.setattr(editor, "search_value", lambda recorded: found)
+    editor.factors = {EDITED_LAYER: None if moment is None else factorize(moment)}
+    monkeypatch.setattr(editor, "seek", lambda requests: [searched])
     before = log_prob(editor)
     (update,) = editor.edit([NEAR])
     editor.apply_update(update)
-    mapped = output_map(tiny_lm, EDITED_LAYER)(KEYS[policy](recorded.keys))
+    mapped = output_map(tiny_lm, EDITED_LAYER)(KEYS[policy](located.keys))
     after = log_prob(editor)
     editor.restore()
 
     assert update.weight == output_weight_name(tiny_lm, EDITED_LAYER)
-    wanted = recorded.values[0] + found.change
+    wanted = located.values[0] + found.change
     assert float((mapped - wanted).norm() / wanted.norm()) < 1e-4
     if policy is not ConsistentROME:  # its key is not the one of the plain prompt
         assert after > before
@@ -81,7 +80,7 @@ def test_edit_is_what_its_risk_foretold(tiny_gpt2, policy):
     editor = tiny_editor(policy, tiny_gpt2)
     for request, position in ((REQUEST, 0), (OTHER, None)):
         list(editor.edit([request]))
-        risk = editor.risk(request)
+        (risk,) = editor.predict_step([request], 0)
         for figure in ("denominator", "key_cosine", "subject_position"):
             assert risk[figure] == pytest.approx(editor.record[figure])
         assert (risk["case_id"], risk["subject"]) == (request.case_id, request.subject)
@@ -129,7 +128,7 @@ def test_search_above_its_goal_is_noted(tiny_gpt2):
 
 
 def test_layer_that_does_not_exist_is_refused(tiny_gpt2):
-    editor = ROME("tiny", layer=3)
+    editor = ROME(layer=3, lm="tiny")
     editor.lm = tiny_gpt2
     with pytest.raises(ValueError, match=r"layer must be in \[0, 3\) for this model, got 3"):
         editor.edited_weights()

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from data_modules.records import EditRequest, WatchedText
 from lightning_modules.functional.rank_one import factorize
 from lightning_modules.functional.value_search import FoundValue, ValueSearchOptions
-from lightning_modules.language_model.values import Recorded
 from lightning_modules.rome import ROME, ConsistentROME, RankOneEditor
 
 POLICIES = {"original": ROME, "consistent": ConsistentROME}
@@ -41,7 +40,7 @@ def editors(shared_data: Path, reference: dict, tensors: dict) -> dict[tuple, Ra
     )
     editors = {}
     for policy, method in POLICIES.items():
-        editor = method(str(shared_data / "models/nano_gpt2"), hyper["layer"], options)
+        editor = method(hyper["layer"], value=options, lm=str(shared_data / "models/nano_gpt2"))
         editor.configure_model()
         editor.contexts = reference["contexts"]
         for moment in ("identity", "estimated"):
@@ -82,18 +81,19 @@ def test_edit_equals_the_published_one(
 ) -> None:
     editor = editors[row["policy"], row["moment"]]
     estimated = row["moment"] == "estimated"
-    editor.factor = factorize(tensors["second_moment"]) if estimated else None
+    factor = factorize(tensors["second_moment"]) if estimated else None
+    editor.factors = {editor.value_layer: factor}
     request = EditRequest(
         row["case_id"], row["prompt"], row["subject"], row["target_new"], row["target_true"]
     )
-    case, search = row["case"], editor.search_value
+    case, seek = row["case"], editor.seek
 
-    def search_once(recorded: Recorded) -> FoundValue:
+    def seek_once(requests: list[EditRequest]) -> list[tuple]:
         if case not in found:
-            found[case] = search(recorded)
-        return found[case]
+            ((_, found[case]),) = seek(requests)
+        return [(*editor.locate(requests), found[case])]
 
-    monkeypatch.setattr(editor, "search_value", search_once)
+    monkeypatch.setattr(editor, "seek", seek_once)
     (update,) = editor.edit([request])
 
     close = {"rel": 1e-3}

@@ -1,27 +1,44 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.functional.value_search import ValueSearchOptions, value_search
+from lightning_modules.functional.value_search import Answers, ValueSearchOptions, value_search
 
 D = 6
 OPTIONS = ValueSearchOptions(steps=15, learning_rate=0.1)
 
 
-def problem(dtype: torch.dtype = torch.float32) -> tuple[Callable, Tensor]:
-    """A loss that is not quadratic, and the value it starts from."""
+def problems(count: int = 1, dtype: torch.dtype = torch.float32) -> tuple[Callable, Tensor]:
+    """Losses that are not quadratic and differ, and the values they start from."""
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(5, D, generator=generator)
-    value = torch.randn(D, generator=generator).to(dtype)
+    weight = torch.randn(count, 5, D, generator=generator)
+    values = torch.randn(count, D, generator=generator).to(dtype)
+
+    def answers(change: Tensor, numbers: Sequence[int]) -> Answers:
+        maps = weight[list(numbers)]
+        logits = (maps @ (values[list(numbers)].float() + change)[..., None])[..., 0]
+        kl = (maps @ change[..., None]).square().mean((1, 2))
+        return Answers(-logits.log_softmax(-1)[:, 2], kl, logits.argmax(-1) == 2)
+
+    return answers, values
+
+
+def alone(answers: Callable, number: int) -> Callable:
+    """One of the problems as the published code sees it."""
 
     def nll_and_kl(change: Tensor) -> tuple[Tensor, Tensor]:
-        logits = weight @ (value.float() + change)
-        return -logits.log_softmax(0)[2], (weight @ change).square().mean()
+        heard = answers(change[None], [number])
+        return heard.nll[0], heard.kl[0]
 
-    return nll_and_kl, value
+    return nll_and_kl
+
+
+def problem() -> tuple[Callable, Tensor]:
+    answers, values = problems()
+    return alone(answers, 0), values[0]
 
 
 def slow_search(
@@ -63,17 +80,34 @@ def slow_search(
     ids=["plain", "clamped", "goal", "one step", "nll alone", "heavy"],
 )
 def test_search_equals_the_published_loop(options):
-    nll_and_kl, value = problem()
-    found = value_search(nll_and_kl, value, options)
-    change, losses, target_log_prob = slow_search(nll_and_kl, value, options)
+    (found,) = value_search(*problems(), options)
+    change, losses, target_log_prob = slow_search(*problem(), options)
     torch.testing.assert_close(found.change, change, rtol=1e-5, atol=1e-6)
     assert found.losses == pytest.approx(losses, rel=1e-5)
     assert found.target_log_prob == pytest.approx(target_log_prob, rel=1e-5)
 
 
+def test_values_searched_together_are_those_searched_alone():
+    answers, values = problems(4)
+    options = replace(OPTIONS, goal=1.7, steps=40)
+    seen: list[list[int]] = []
+
+    def counted(change: Tensor, numbers: Sequence[int]) -> Answers:
+        seen.append(list(numbers))
+        return answers(change, numbers)
+
+    together = value_search(counted, values, options)
+    for number, found in enumerate(together):
+        change, losses, _ = slow_search(alone(answers, number), values[number], options)
+        torch.testing.assert_close(found.change, change, rtol=1e-5, atol=1e-6)
+        assert found.losses == pytest.approx(losses, rel=1e-5)
+        assert sum(number in numbers for numbers in seen) == len(losses)
+    assert len({len(found.losses) for found in together}) > 2
+    assert seen[0] == [0, 1, 2, 3]
+
+
 def test_last_loss_belongs_to_the_change_found():
-    nll_and_kl, value = problem()
-    found = value_search(nll_and_kl, value, OPTIONS)
+    (found,), (nll_and_kl, value) = value_search(*problems(), OPTIONS), problem()
     nll, kl = nll_and_kl(found.change)
     decay = OPTIONS.weight_decay * found.change.norm() / value.norm() ** 2
     assert len(found.losses) == OPTIONS.steps
@@ -82,47 +116,64 @@ def test_last_loss_belongs_to_the_change_found():
 
 
 def test_single_step_changes_nothing():
-    found = value_search(*problem(), replace(OPTIONS, steps=1))
+    (found,) = value_search(*problems(), replace(OPTIONS, steps=1))
     assert not found.change.any()
     assert len(found.losses) == 1
 
 
 def test_change_stays_in_its_ball():
-    nll_and_kl, value = problem()
-    found = value_search(nll_and_kl, value, replace(OPTIONS, clamp=0.2))
-    assert float(found.change.norm() / value.norm()) == pytest.approx(0.2)
+    (found,) = value_search(*problems(), replace(OPTIONS, clamp=0.2))
+    assert float(found.change.norm() / problem()[1].norm()) == pytest.approx(0.2)
 
 
 def test_search_stops_at_its_goal():
-    found = value_search(*problem(), replace(OPTIONS, goal=1.7))
+    (found,) = value_search(*problems(), replace(OPTIONS, goal=1.7))
     assert 1 < len(found.losses) < OPTIONS.steps
     assert found.losses[-1] < 1.7 <= found.losses[-2]
 
 
+def test_search_stops_once_the_target_is_most_probable():
+    answers, values = problems(4)
+    options = replace(OPTIONS, stop="most_probable", steps=60, learning_rate=0.3)
+    found = value_search(answers, values, options)
+    for number, one in enumerate(found):
+        assert answers(one.change[None], [number]).most_probable or len(one.losses) == 60
+    ends = [len(one.losses) for one in found]
+    assert min(ends) < 60
+    assert ends < [
+        len(one.losses) for one in value_search(answers, values, replace(OPTIONS, steps=60))
+    ]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_change_is_float32_whatever_the_value(dtype):
-    found = value_search(*problem(dtype), OPTIONS)
+    (found,) = value_search(*problems(dtype=dtype), OPTIONS)
     assert found.change.dtype == torch.float32
     assert found.losses[-1] < found.losses[0]
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_loss_that_is_not_finite_is_refused_with_its_step(poison):
-    nll_and_kl, value = problem()
+def test_loss_that_is_not_finite_ends_that_search_alone(poison):
+    answers, values = problems(2)
     calls = []
 
-    def poisoned(change: Tensor) -> tuple[Tensor, Tensor]:
+    def poisoned(change: Tensor, numbers: Sequence[int]) -> Answers:
         calls.append(change)
-        nll, kl = nll_and_kl(change)
-        return (nll * poison if len(calls) == 3 else nll), kl
+        heard = answers(change, numbers)
+        worse = torch.tensor([poison if n == 0 and len(calls) == 3 else 1.0 for n in numbers])
+        return heard._replace(nll=heard.nll * worse)
 
+    broken, sound = value_search(poisoned, values, OPTIONS)
     with pytest.raises(FloatingPointError, match=rf"loss is {poison} at step 3"):
-        value_search(poisoned, value, OPTIONS)
+        broken.checked()
+    assert sound.checked().losses == value_search(answers, values, OPTIONS)[1].losses
 
 
 def test_gradient_that_is_not_finite_is_refused():
-    def broken(change: Tensor) -> tuple[Tensor, Tensor]:
-        return (change - change).abs().sqrt().sum() + 1.0, change.sum() * 0.0
+    def broken(change: Tensor, numbers: Sequence[int]) -> Answers:
+        nothing = (change - change).abs().sqrt().sum(1)
+        return Answers(nothing + 1.0, change.sum(1) * 0.0, torch.tensor([False]))
 
+    (found,) = value_search(broken, torch.ones(1, D), OPTIONS)
     with pytest.raises(FloatingPointError, match="loss is nan at step 2"):
-        value_search(broken, torch.ones(D), OPTIONS)
+        found.checked()

@@ -56,6 +56,6 @@ def test_padding_is_not_taken_for_the_token_that_pads(tiny_llama):
     lower, device = LowerStates(LAYER, 1e9), torch.device("cpu")
     for rows in ([[0, 6, 0], [7]], [[0, 6, 0], [7, 0, 0]], [[0, 6, 0], [7, 0]]):
         batch = collate(rows, device)
-        with lower.reused(tiny_llama, batch):
+        with lower.reused(tiny_llama, rows):
             tiny_llama(batch.tokens, attention_mask=batch.mask, position_ids=batch.positions)
     assert len(lower.kept) == 3

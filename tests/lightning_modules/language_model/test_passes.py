@@ -9,7 +9,6 @@ from transformers import PreTrainedModel
 from lightning_modules.language_model.layout import blocks, output_map
 from lightning_modules.language_model.passes import (
     Suffixes,
-    adding,
     heads_only_at,
     record_suffixes,
     recording,
@@ -132,17 +131,19 @@ def test_pass_that_starts_at_a_layer_skips_those_below(tiny_lm):
     tokens, other = torch.tensor([TEXTS[2]]), torch.tensor([TEXTS[0][:6]])
     with recording({"block": blocks(tiny_lm)[2]}) as seen:
         logits = tiny_lm(tokens).logits
-    with starting_at(tiny_lm, 2, seen["block"][0]):
-        resumed = tiny_lm(other).logits
-    torch.testing.assert_close(resumed, logits, atol=1e-6, rtol=1e-6)
+    hidden, output = seen["block"]
+    last = output[0] if isinstance(output, tuple) else output
+    for layer, states in ((2, hidden), (LAYERS, last)):
+        with starting_at(tiny_lm, layer, states):
+            resumed = tiny_lm(other).logits
+        torch.testing.assert_close(resumed, logits, atol=1e-6, rtol=1e-6)
 
 
 def test_exception_leaves_nothing_behind(tiny_lm):
     before = list(hooks(tiny_lm))
-    nowhere, change = torch.tensor([0]), torch.zeros(1, 32)
+    nowhere = torch.tensor([0])
     for context in (
         starting_at(tiny_lm, 2, torch.zeros(1, 6, 32)),
-        adding(output_map(tiny_lm, 1), change),
         heads_only_at(tiny_lm, nowhere, nowhere),
         recording({"map": output_map(tiny_lm, 1)}),
     ):

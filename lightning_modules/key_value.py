@@ -1,0 +1,144 @@
+"""What methods share that see an MLP as a memory: contexts, second moments, value search."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from data_modules.records import EditRequest
+
+from .editor import Editor
+from .functional.rank_one import factorize
+from .functional.value_search import FoundValue, ValueSearchOptions
+from .key_statistics import load_second_moment
+from .language_model.contexts import sample_contexts
+from .language_model.layout import output_map, output_weight_name
+from .language_model.values import Located, Recorded, record_requests, search_values
+
+
+class KeyValueEditor(Editor):
+    """Edits MLP output maps so that a subject's key maps to a value that was searched for it.
+
+    Args:
+        layers: the edited layers; values are searched at the last one.
+        value: how values are searched.
+        second_moment: ``estimated`` uses the keys' second moment C, as the papers' equations do;
+            ``identity`` leaves it out, as their released configuration does.
+        statistics: file of second moments; by default the place where
+            ``key-statistics.yaml`` puts those of this model.
+        contexts: how many context templates of how many tokens, beside the plain one.
+        search_together: requests whose values are searched in one batch, at most; bounds memory.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int],
+        value: ValueSearchOptions = ValueSearchOptions(),  # noqa: B008 - frozen
+        second_moment: Literal["estimated", "identity"] = "estimated",
+        statistics: str | None = None,
+        contexts: dict[int, int] | None = None,
+        search_together: int = 8,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.layers = list(layers)
+        self.value = value
+        self.second_moment = second_moment
+        self.statistics = statistics
+        self.context_lengths = {5: 10, 10: 10} if contexts is None else contexts
+        self.search_together = search_together
+        self.contexts: list[str] = []
+
+    @property
+    def value_layer(self) -> int:
+        """The layer at whose output values are searched."""
+        return self.layers[-1]
+
+    def edited_weights(self) -> list[str]:
+        """The output maps of the edited layers."""
+        for layer in self.layers:
+            output_map(self.lm, layer)
+        return [output_weight_name(self.lm, layer) for layer in self.layers]
+
+    def prepare(self) -> None:
+        """Samples the context templates; loads the second moments and factorizes them."""
+        super().prepare()
+        if not self.contexts:
+            generator = torch.Generator().manual_seed(self.seed)
+            self.contexts = sample_contexts(
+                self.lm, self.tokenizer, self.context_lengths, generator
+            )
+        self.factors = {
+            layer: self.factor(moment.to(self.device)) if moment is not None else None
+            for layer, moment in ((layer, self.load_moment(layer)) for layer in self.layers)
+        }
+
+    def load_moment(self, layer: int) -> Tensor | None:
+        """The second moment of a layer's keys, ``(f, f)``; None stands for the identity."""
+        if self.second_moment == "identity":
+            return None
+        return load_second_moment(self.statistics, self.lm_name, self.fingerprint, layer)
+
+    def factor(self, moment: Tensor) -> Tensor:
+        """Cholesky factor ``(f, f)`` of what the method protects old keys by; here C itself."""
+        return factorize(moment)
+
+    def locate(self, requests: Sequence[EditRequest]) -> list[Located]:
+        """Each request's keys and values in every context."""
+        return [
+            located
+            for together in self._groups(requests)
+            for located in self._recorded(together).located
+        ]
+
+    def seek(self, requests: Sequence[EditRequest]) -> list[tuple[Located, FoundValue]]:
+        """The same, and the value that makes every context answer with the target."""
+        sought: list[tuple[Located, FoundValue]] = []
+        for together in self._groups(requests):
+            recorded = self._recorded(together)
+            found = search_values(self.lm, self.value_layer, recorded, self.value)
+            sought += zip(recorded.located, found, strict=True)
+        return sought
+
+    def _groups(self, requests: Sequence[EditRequest]) -> list[Sequence[EditRequest]]:
+        size = self.search_together
+        return [requests[at : at + size] for at in range(0, len(requests), size)]
+
+    def _recorded(self, requests: Sequence[EditRequest]) -> Recorded:
+        return record_requests(self.lm, self.tokenizer, self.value_layer, self.contexts, requests)
+
+    def figures(self, located: Located, found: FoundValue) -> dict[str, Any]:
+        """What the journal keeps of one request's search."""
+        figures = {
+            "value_loss": found.losses[-1],
+            "value_steps": len(found.losses),
+            "key_cosine": located.key_cosine,
+            "subject_position": located.subject_position,
+        }
+        if self.value.stop == "goal" and found.losses[-1] >= self.value.goal:
+            figures["reason"] = (
+                f"value search ended at loss {found.losses[-1]:.3g}, above its goal "
+                f"{self.value.goal:g}"
+            )
+        return figures
+
+    def card(self) -> dict[str, Any]:
+        """Adds layers, second moment, search options and context templates."""
+        return super().card() | {
+            "layers": self.layers,
+            "second_moment": self.second_moment,
+            "value": asdict(self.value),
+            "contexts": self.contexts,
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the context templates."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["contexts"] = list(self.contexts)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the context templates back."""
+        super().on_load_checkpoint(checkpoint)
+        self.contexts = list(checkpoint["contexts"])
