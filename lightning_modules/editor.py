@@ -1,27 +1,20 @@
-"""The Editor: owns a language model, applies a method's updates to it, and judges text with it."""
+"""The Editor: applies a method's updates to a language model, one edit after another."""
 
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import lightning as L
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from data_modules.records import EditRequest, WatchedText
+from data_modules.records import EditRequest
 
 from .edited_weights import EditedWeights, Update
-from .language_model.judging import judge
 from .language_model.layout import layer_of, oriented
-from .language_model.loading import Dtype, fingerprint, load
-from .language_model.lower_states import LowerStates
-from .language_model.scoring import Scores, score
-from .language_model.tokens import Span, text_span
 from .transforms import UpdateTransform
-
-QUESTIONS_MEMORY = 2**27  # bytes; a request is judged before its edit and again after it
+from .watched import WatchedModel
 
 
 class State(NamedTuple):
@@ -32,53 +25,27 @@ class State(NamedTuple):
     edited_cases: list[int]
 
 
-class Editor(L.LightningModule, ABC):
+class Editor(WatchedModel):
     """A language model under edit: one batch of requests is one edit is one optimizer step.
 
     A method overrides :meth:`edit` and :meth:`edited_weights`; all else is written once, here.
-    Everything known about the edit in flight is in ``record``, which callbacks complete and the
-    journal writes, and in ``applied``, its updates. What a method remembers of past edits it keeps
-    in ``history``, whose tensors it replaces and never changes in place: they are undone and saved
-    with the weights. ``remedy`` is the command to try if the model collapses.
+    The updates of the edit in flight are in ``applied``. What a method remembers of past edits it
+    keeps in ``history``, whose tensors it replaces and never changes in place: they are undone and
+    saved with the weights. ``remedy`` is the command to try if the model collapses.
 
     Args:
-        lm: ``embedded``, a folder, or a model's name on the hub.
-        dtype: of the model's weights; those under edit are also kept in float32.
-        seed: of everything the method draws by chance.
-        trust_remote_code: run code that comes with the model.
-        watch_memory: GiB of the model's device for hidden states of watched text below the edit.
-        watch_host_memory: GiB of the host's memory for those that do not fit there.
         transform: what is done to every update before it is applied.
     """
 
     remedy = ""
 
-    def __init__(
-        self,
-        lm: str = "embedded",
-        dtype: Dtype = "float32",
-        seed: int = 0,
-        trust_remote_code: bool = False,
-        watch_memory: float = 1.0,
-        watch_host_memory: float = 4.0,
-        transform: UpdateTransform | None = None,
-    ) -> None:
-        super().__init__()
+    def __init__(self, transform: UpdateTransform | None = None, **options: Any) -> None:
+        super().__init__(**options)
         self.automatic_optimization = False
         self.strict_loading = False
-        self.lm_name = lm
-        self.dtype_name = dtype
-        self.seed = seed
-        self.trust_remote_code = trust_remote_code
-        self.watch_memory = watch_memory
-        self.watch_host_memory = watch_host_memory
         self.transform = transform
-        self.lm: Any = None
-        self.record: dict[str, Any] = {}
         self.applied: list[Update] = []
         self.history: dict[str, Tensor] = {}
-        self.baseline: dict[str, float] = {}
-        self.edited_cases: list[int] = []
 
     @abstractmethod
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
@@ -103,19 +70,14 @@ class Editor(L.LightningModule, ABC):
                 "hold another model; use --trainer.devices 1"
             )
 
-    def configure_model(self) -> None:
-        """Loads the language model, once."""
-        if self.lm is None:
-            self.attach(*load(self.lm_name, self.dtype_name, self.trust_remote_code))
-
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
         """Takes a model as the one to edit, and keeps the original of every edited weight."""
-        self.lm, self.tokenizer = lm, tokenizer
-        self.fingerprint = fingerprint(lm, tokenizer)
+        super().attach(lm, tokenizer)
         self.edited = EditedWeights(lm, self.edited_weights())
-        lowest = min(layer_of(lm, name) for name in self.original)
-        self.lower = LowerStates(lowest, self.watch_memory * 2**30, self.watch_host_memory * 2**30)
-        self.asked = LowerStates(lowest, QUESTIONS_MEMORY, newest=True)
+
+    def lowest_layer(self) -> int:
+        """The lowest layer with a weight that may change."""
+        return min(layer_of(self.lm, name) for name in self.edited_weights())
 
     @property
     def original(self) -> dict[str, Tensor]:
@@ -189,36 +151,9 @@ class Editor(L.LightningModule, ABC):
         self.history = {}
         self.edited_cases = []
 
-    def validation_step(self, batch: WatchedText, batch_idx: int) -> Scores:
-        """Scores of watched texts: no special tokens, all but the first token, no truncation."""
-        spans = [text_span(self.tokenizer, text) for text in batch.texts]
-        return score(self.lm, spans, lower=self.lower)
-
-    def test_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
-        """Judges each edit of a checkpoint on the model as it is now; without one, all requests."""
-        return [
-            {"case_id": request.case_id, **self.judge(request)}
-            for request in batch
-            if self.trainer.ckpt_path is None or request.case_id in self.edited_cases
-        ]
-
-    def score(self, spans: Sequence[Span]) -> Scores:
-        """Log-probability, length and greedy matches of each span's predicted tokens."""
-        return score(self.lm, spans, lower=self.asked)
-
-    def judge(self, request: EditRequest) -> dict[str, float]:
-        """Efficacy, paraphrase and neighborhood of a request, on the model as it is now."""
-        return judge(self.score, self.tokenizer, request)
-
     def card(self) -> dict[str, Any]:
-        """What this run edits and how, for its summary."""
-        return {
-            "method": type(self).__name__,
-            "lm": self.lm_name,
-            "fingerprint": self.fingerprint,
-            "weights": self.edited_weights(),
-            "seed": self.seed,
-        }
+        """Adds which weights are edited."""
+        return super().card() | {"weights": self.edited_weights()}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The edited weights alone, float32."""

@@ -111,7 +111,7 @@ class KeyValueEditor(Editor):
 
     def figures(self, located: Located, found: FoundValue) -> dict[str, Any]:
         """What the journal keeps of one request's search."""
-        figures = {
+        figures: dict[str, Any] = {
             "value_loss": found.losses[-1],
             "value_steps": len(found.losses),
             "key_cosine": located.key_cosine,

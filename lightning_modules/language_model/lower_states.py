@@ -32,18 +32,21 @@ class LowerStates:
         self.kept: dict[tuple, Tensor] = {}
 
     @contextmanager
-    def reused(self, lm: PreTrainedModel, rows: Sequence[Sequence[int]]) -> Iterator[None]:
-        """Inside, a pass over these rows of tokens starts at the edited layer if it can."""
+    def reused(
+        self, lm: PreTrainedModel, rows: Sequence[Sequence[int]], copies: int = 1
+    ) -> Iterator[None]:
+        """Inside, a pass over so many copies of these rows starts at the edited layer if it can."""
         key = tuple(map(tuple, rows))
         if self.layer == 0:
             yield
         elif key in self.kept:
-            with starting_at(lm, self.layer, self.kept[key].to(lm.device)):
+            hidden = self.kept[key].to(lm.device).repeat(copies, 1, 1)
+            with starting_at(lm, self.layer, hidden):
                 yield
         else:
             with recording({"block": blocks(lm)[self.layer]}) as seen:
                 yield
-            self._keep(key, seen["block"][0])
+            self._keep(key, seen["block"][0][: len(rows)])
 
     def _keep(self, key: tuple, hidden: Tensor) -> None:
         while self.newest and self.kept and hidden.nbytes > self.budget:

@@ -202,7 +202,7 @@ def suffix_logits(
     """
     change = change.to(suffixes.hidden.dtype)
     norm = norm_behind(lm, layer)
-    if norm is not None:
+    if norm is not None and suffixes.normed is not None:
         change = norm(suffixes.normed + change) - norm(suffixes.normed)
     changed = suffixes.hidden + F.pad(change[:, None], (0, 0, 0, suffixes.hidden.shape[1] - 1))
     with starting_at(lm, layer + 1, changed), heads_only_at(lm, rows, columns):

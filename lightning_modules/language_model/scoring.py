@@ -41,6 +41,7 @@ def score(
     spans: Sequence[Span],
     batch_tokens: int = 2048,
     lower: LowerStates | None = None,
+    copies: int = 1,
 ) -> Scores:
     """Scores of each span's tokens from ``start`` on, in the order given.
 
@@ -52,17 +53,19 @@ def score(
         spans: texts with their predicted part.
         batch_tokens: most tokens of a batch, padding included.
         lower: where hidden states below the edit are kept, for texts that are scored again.
+        copies: how often each text is in its batch, for a model that treats copies differently
+            (``apart.edited_apart``); in the result all first copies come first.
     """
-    log_prob = torch.zeros(len(spans), dtype=torch.float64)
-    greedy = torch.zeros(len(spans), dtype=torch.long)
-    for numbers in batches_by_length([len(span.tokens) for span in spans], batch_tokens):
+    log_prob = torch.zeros(copies, len(spans), dtype=torch.float64)
+    greedy = torch.zeros(copies, len(spans), dtype=torch.long)
+    for numbers in batches_by_length([len(span.tokens) for span in spans], batch_tokens // copies):
         chosen = [spans[number] for number in numbers]
-        token_log_prob, hit, row = _token_scores(lm, chosen, lower)
-        index = torch.tensor(numbers)[row]
-        log_prob.index_add_(0, index, token_log_prob)
-        greedy.index_add_(0, index, hit)
+        token_log_prob, hit, row = _token_scores(lm, chosen, lower, copies)
+        index = row // len(numbers) * len(spans) + torch.tensor(numbers)[row % len(numbers)]
+        log_prob.view(-1).index_add_(0, index, token_log_prob)
+        greedy.view(-1).index_add_(0, index, hit)
     length = torch.tensor([len(span.tokens) - span.start for span in spans])
-    return Scores(log_prob, length, greedy)
+    return Scores(log_prob.flatten(), length.repeat(copies), greedy.flatten())
 
 
 def batches_by_length(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
@@ -82,14 +85,18 @@ def batches_by_length(lengths: list[int], batch_tokens: int) -> Iterator[list[in
 
 
 def _token_scores(
-    lm: PreTrainedModel, spans: list[Span], lower: LowerStates | None
+    lm: PreTrainedModel, spans: list[Span], lower: LowerStates | None, copies: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probability (float64), greedy hit and row of every predicted token, each ``(n,)``."""
-    places = [(row, at) for row, s in enumerate(spans) for at in range(s.start, len(s.tokens))]
+    places = [
+        (row, at)
+        for row, span in enumerate(spans * copies)
+        for at in range(span.start, len(span.tokens))
+    ]
     rows, columns = torch.tensor(places, dtype=torch.long, device=lm.device).reshape(-1, 2).T
     tokens = [span.tokens for span in spans]
-    batch = collate(tokens, lm.device)
-    reused = lower.reused(lm, tokens) if lower else nullcontext()
+    batch = collate(tokens * copies, lm.device)
+    reused = lower.reused(lm, tokens, copies) if lower else nullcontext()
     with reused, heads_only_at(lm, rows, columns - 1):
         logits = (
             lm(

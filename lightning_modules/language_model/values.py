@@ -40,7 +40,7 @@ class Recorded(NamedTuple):
     """The recorded texts of n requests: for each one per context, and the essence prompt last.
 
     Attributes:
-        count: n.
+        requests: n.
         suffixes: of all texts, ``b = n (contexts + 1)``, request by request.
         rows: ``(a,)``, the text of each target token.
         columns: ``(a,)``, where its logits stand, from the subject's last token on.
@@ -48,7 +48,7 @@ class Recorded(NamedTuple):
         weights: ``(a,)``, share of each in its request's mean over contexts of means over tokens.
     """
 
-    count: int
+    requests: int
     suffixes: Suffixes
     rows: Tensor
     columns: Tensor
@@ -58,13 +58,13 @@ class Recorded(NamedTuple):
     @property
     def texts(self) -> int:
         """Texts of one request: its contexts and its essence prompt."""
-        return len(self.suffixes.tokens) // self.count
+        return len(self.suffixes.tokens) // self.requests
 
     @property
     def located(self) -> list[Located]:
         """Each request's keys and values."""
         keys, values = (
-            part.unflatten(0, (self.count, -1))[:, :-1]
+            part.unflatten(0, (self.requests, -1))[:, :-1]
             for part in (self.suffixes.keys, self.suffixes.values)
         )
         positions = self.suffixes.positions[:: self.texts, 0].tolist()
@@ -75,7 +75,7 @@ class Recorded(NamedTuple):
         device = self.rows.device
         kept = torch.tensor(numbers, device=device)
         within = torch.arange(self.texts, device=device)
-        place = torch.full((self.count,), -1, device=device)
+        place = torch.full((self.requests,), -1, device=device)
         place[kept] = torch.arange(len(numbers), device=device)
         owner = self.rows // self.texts
         here = place[owner] >= 0
@@ -105,7 +105,8 @@ def record_requests(
         contexts: templates with one ``{}``, the plain one first.
         requests: the facts to change.
     """
-    texts, places = [], []
+    texts: list[Span] = []
+    places: list[tuple[int, int, int]] = []
     for request in requests:
         for context in contexts:
             prompt = context.replace("{}", request.prompt, 1)
@@ -141,7 +142,7 @@ def search_values(
     ``D(now ‖ before)`` (Meng et al. 2022, equation 4).
     """
     before: Tensor | None = None
-    searching, part = list(range(recorded.count)), recorded
+    searching, part = list(range(recorded.requests)), recorded
 
     def answers(change: Tensor, numbers: Sequence[int]) -> Answers:
         nonlocal before, searching, part
@@ -153,7 +154,7 @@ def search_values(
         kl = F.kl_div(before[searching], now, reduction="none", log_target=True).sum(-1)
         nll = part.weights * F.cross_entropy(logits, part.targets, reduction="none")
         missed = (logits.detach().argmax(-1) != part.targets).float()
-        none = change.new_zeros(part.count)
+        none = change.new_zeros(part.requests)
         owner = part.rows // part.texts
         return Answers(
             none.index_add(0, owner, nll), kl, none.detach().index_add(0, owner, missed) == 0
@@ -166,13 +167,13 @@ def _heard(
     lm: PreTrainedModel, layer: int, recorded: Recorded, change: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Logits of all target tokens ``(a, v)`` and at all essence prompts' subjects ``(n, v)``."""
-    last = torch.arange(1, recorded.count + 1, device=change.device) * recorded.texts - 1
+    last = torch.arange(1, recorded.requests + 1, device=change.device) * recorded.texts - 1
     logits = suffix_logits(
         lm,
         layer,
         recorded.suffixes,
         change.repeat_interleave(recorded.texts, 0),
         torch.cat([recorded.rows, last]),
-        F.pad(recorded.columns, (0, recorded.count)),
+        F.pad(recorded.columns, (0, recorded.requests)),
     ).float()
-    return logits[: -recorded.count], logits[-recorded.count :]
+    return logits[: -recorded.requests], logits[-recorded.requests :]
