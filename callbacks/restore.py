@@ -1,5 +1,6 @@
 """Single edits: each starts from the original model."""
 
+from itertools import islice
 from typing import Any
 
 import lightning as L
@@ -17,7 +18,16 @@ class RestoreWeights(L.Callback):
     """Gives the edited weights their original values before every edit.
 
     With it a run is the papers' single-edit sweep; without it edits accumulate.
+
+    Args:
+        together: edits that are made ahead and watched in one pass, whose results are the same;
+            bounds memory.
     """
+
+    def __init__(self, together: int = 16) -> None:
+        if together <= 0:
+            raise ValueError(f"together must be positive, got {together}")
+        self.together = together
 
     def setup(self, trainer: L.Trainer, pl_module: Editor, stage: str) -> None:
         """Takes the first place, so that what is measured before an edit is the original model."""
@@ -28,5 +38,11 @@ class RestoreWeights(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: Editor, batch: Any, batch_idx: int
     ) -> None:
-        """Undoes the previous edit."""
+        """Undoes the previous edit; makes the next ones where none was made ahead."""
         pl_module.restore()
+        if self.together == 1 or (pl_module.sweep is not None and pl_module.sweep.holds(batch)):
+            return
+        loader: Any = trainer.train_dataloader
+        first = batch_idx - batch_idx % self.together  # the same groups after a resume
+        coming = list(islice(loader.batch_sampler, first, first + self.together))
+        pl_module.make_ahead([[loader.dataset[n] for n in numbers] for numbers in coming])

@@ -1,6 +1,7 @@
 """The weights that a method may change: their originals, masters, and the changes themselves."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -78,6 +79,16 @@ class EditedWeights:
         for name, value in weights.items():
             self.master(name).copy_(value)
             self.lm.get_parameter(name).copy_(value)
+
+    @contextmanager
+    def unedited(self) -> Iterator[None]:
+        """Inside, every weight has its original value."""
+        edited = self.snapshot()
+        self.assign(self.original)
+        try:
+            yield
+        finally:
+            self.assign(edited)
 
     @torch.no_grad()
     def distance(self, weights: dict[str, Tensor]) -> float:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from data_modules.records import EditRequest
+from data_modules.records import EditRequest, WatchedText
 
 from .edited_weights import EditedWeights, Update
 from .language_model.layout import layer_of, oriented
+from .language_model.scoring import Scores
+from .sweep import Made, Sweep
 from .transforms import UpdateTransform
 from .watched import WatchedModel
 
@@ -46,6 +48,7 @@ class Editor(WatchedModel):
         self.transform = transform
         self.applied: list[Update] = []
         self.history: dict[str, Tensor] = {}
+        self.sweep: Sweep | None = None
 
     @abstractmethod
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
@@ -101,16 +104,18 @@ class Editor(WatchedModel):
         return torch.optim.SGD(weights, lr=1.0)
 
     def training_step(self, batch: Sequence[EditRequest], batch_idx: int) -> None:
-        """Makes one edit, and counts it."""
-        self.make_edit(batch)
+        """Makes one edit, or repeats the one made ahead, and counts it."""
+        if self.sweep is not None and self.sweep.holds(batch):
+            self.remake(self.sweep.made[self.sweep.current])
+        else:
+            self.make_edit(batch)
         self.optimizers().step()  # type: ignore[union-attr] # a single optimizer
 
     def make_edit(self, requests: Sequence[EditRequest]) -> None:
         """Edits the model; a failed edit leaves it as it was and is marked in ``record``."""
         started = time.perf_counter()
-        self.before = State(self.edited.snapshot(), dict(self.history), list(self.edited_cases))
+        self.begin()
         self.record |= {"status": "applied", "method": type(self).__name__}
-        self.applied = []
         try:
             for update in self.edit(requests):
                 self.apply_update(update)
@@ -121,6 +126,43 @@ class Editor(WatchedModel):
             self.edited_cases += [request.case_id for request in requests]
         self.record["update_norm"] = self.edited.distance(self.before.weights)
         self.record["seconds_edit"] = time.perf_counter() - started
+
+    def begin(self) -> None:
+        """Keeps what :meth:`undo` brings back."""
+        self.before = State(self.edited.snapshot(), dict(self.history), list(self.edited_cases))
+        self.applied = []
+
+    def make_ahead(self, batches: Sequence[Sequence[EditRequest]]) -> None:
+        """Makes coming edits, each from the model as it is, which is left so, into ``sweep``."""
+        started = time.perf_counter()
+        self.look_ahead([request for requests in batches for request in requests])
+        record, made = self.record, []
+        for requests in batches:
+            self.record = {}
+            self.make_edit(requests)
+            made.append(Made(requests, list(self.applied), dict(self.history), self.record))
+            self.undo()
+        self.record, self.sweep = record, Sweep(self.edited, made)
+        for edit in made:
+            edit.record["seconds_edit"] = (time.perf_counter() - started) / len(made)
+
+    def look_ahead(self, requests: Sequence[EditRequest]) -> None:
+        """Takes the chance to work on coming requests, edited apart from each other, at once."""
+
+    def remake(self, made: Made) -> None:
+        """Repeats an edit that was made ahead."""
+        self.begin()
+        for update in made.updates:
+            self.edited.apply(update)
+        self.applied, self.history = list(made.updates), dict(made.history)
+        if made.record["status"] == "applied":
+            self.edited_cases += [request.case_id for request in made.requests]
+        self.record |= made.record
+
+    def validation_step(self, batch: WatchedText, batch_idx: int) -> Scores:
+        """Scores of watched texts, those of a sweep being known together."""
+        known = self.sweep.watch(batch, self.watch) if self.sweep is not None else None
+        return self.watch(batch) if known is None else known
 
     def apply_update(self, update: Update) -> None:
         """Adds an update to its weight, transformed if so configured.

@@ -50,6 +50,7 @@ class KeyValueEditor(Editor):
         self.context_lengths = {5: 10, 10: 10} if contexts is None else contexts
         self.search_together = search_together
         self.contexts: list[str] = []
+        self.ahead: dict[EditRequest, tuple[Located, FoundValue]] = {}
 
     @property
     def value_layer(self) -> int:
@@ -95,12 +96,24 @@ class KeyValueEditor(Editor):
 
     def seek(self, requests: Sequence[EditRequest]) -> list[tuple[Located, FoundValue]]:
         """The same, and the value that makes every context answer with the target."""
+        if all(request in self.ahead for request in requests):
+            return [self.ahead[request] for request in requests]
         sought: list[tuple[Located, FoundValue]] = []
         for together in self._groups(requests):
             recorded = self._recorded(together)
             found = search_values(self.lm, self.value_layer, recorded, self.value)
             sought += zip(recorded.located, found, strict=True)
         return sought
+
+    def look_ahead(self, requests: Sequence[EditRequest]) -> None:
+        """Seeks the values of coming edits together."""
+        self.ahead = {}
+        self.ahead = dict(zip(requests, self.seek(requests), strict=True))
+
+    def make_ahead(self, batches: Sequence[Sequence[EditRequest]]) -> None:
+        """Makes coming edits; the values that served them are forgotten."""
+        super().make_ahead(batches)
+        self.ahead = {}
 
     def _groups(self, requests: Sequence[EditRequest]) -> list[Sequence[EditRequest]]:
         size = self.search_together

@@ -35,7 +35,7 @@ def test_a_run_whose_model_survives_makes_every_edit(sequential):
 
 
 def test_single_edits_go_on_after_a_collapse(lm, tmp_path):
-    run = fit(lm, tmp_path, [RestoreWeights(), *watching(), Poison({1, 3}, 50.0)])
+    run = fit(lm, tmp_path, [RestoreWeights(1), *watching(), Poison({1, 3}, 50.0)])
     assert run.column("collapsed") == [True, False, True, False]
 
 

@@ -219,7 +219,7 @@ def test_verdict_of_a_model_that_survives(sequential):
 
 
 def test_verdict_of_a_sweep_counts_the_further_collapses(lm, tmp_path):
-    poisoned = [RestoreWeights(), *watching(), Poison({2, 3, 4}, 50.0)]
+    poisoned = [RestoreWeights(1), *watching(), Poison({2, 3, 4}, 50.0)]
     run = fit(lm, tmp_path, poisoned)
     assert verdict(run.summary).startswith("collapsed at edit 2 and 2 more times: perplexity ")
     assert " > 1000 (unedited " in verdict(run.summary)

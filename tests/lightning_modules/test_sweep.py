@@ -1,0 +1,71 @@
+import torch
+
+from data_modules.records import EditRequest, WatchedText
+from lightning_modules.edited_weights import Update
+from lightning_modules.rome import ROME
+from lightning_modules.sweep import Made, Sweep
+from tests.tiny import tiny_editor
+
+REQUESTS = [
+    EditRequest(7, "{} plays the", "He", "violin"),
+    EditRequest(8, "The mother tongue of {} is", "Danielle Vinson", "Latin"),
+    EditRequest(9, "The capital of {} is", "Greece", "Rome"),
+]
+TEXTS = WatchedText([0, 1], ["The river is long and green.", "Anna plays the guitar."])
+BATCHES = [REQUESTS[:1], REQUESTS[1:]]
+
+
+def nll_one_by_one(editor: ROME) -> list[torch.Tensor]:
+    found = []
+    for requests in BATCHES:
+        editor.make_edit(requests)
+        found.append(editor.watch(TEXTS).nll)
+        editor.restore()
+    return found
+
+
+def test_edits_of_different_rank_are_watched_as_one_by_one(tiny_lm):
+    editor = tiny_editor(ROME, tiny_lm)
+    expected = nll_one_by_one(editor)
+    before = editor.edited.snapshot()
+    updates = []
+    for requests in BATCHES:
+        editor.make_edit(requests)
+        updates.append(list(editor.applied))
+        editor.undo()
+    made = [Made(*pair, {}, {}) for pair in zip(BATCHES, updates, strict=True)]
+    sweep = Sweep(editor.edited, made)
+    for requests, nll in zip(BATCHES, expected, strict=True):
+        assert sweep.holds(requests)
+        seen = sweep.watch(TEXTS, editor.watch)
+        torch.testing.assert_close(seen.nll, nll, rtol=1e-5, atol=1e-5)
+    assert [len(part) for part in updates] == [1, 2]
+    assert editor.edited.distance(before) == 0
+    editor.restore()
+
+
+def test_an_edit_that_failed_is_watched_as_the_model_it_left(tiny_gpt2):
+    editor = tiny_editor(ROME, tiny_gpt2)
+    plain = editor.watch(TEXTS).nll
+    editor.make_edit(BATCHES[0])
+    made = [Made(BATCHES[0], list(editor.applied), {}, {}), Made(BATCHES[1], [], {}, {})]
+    editor.undo()
+    sweep = Sweep(editor.edited, made)
+    assert sweep.holds(BATCHES[1])
+    torch.testing.assert_close(sweep.watch(TEXTS, editor.watch).nll, plain)
+    assert not sweep.holds(REQUESTS)
+    assert (sweep.watched[0, 1][0].nll - plain).abs().max() > 1e-4
+
+
+def test_edits_that_all_failed_are_the_original_model(tiny_gpt2):
+    editor = tiny_editor(ROME, tiny_gpt2)
+    sweep = Sweep(editor.edited, [Made(requests, [], {}, {}) for requests in BATCHES])
+    torch.testing.assert_close(sweep.watch(TEXTS, editor.watch).nll, editor.watch(TEXTS).nll)
+
+
+def test_dense_updates_are_not_watched_together(tiny_gpt2):
+    editor = tiny_editor(ROME, tiny_gpt2)
+    dense = Update(editor.edited_weights()[0], torch.zeros(32, 48))
+    assert (
+        Sweep(editor.edited, [Made(BATCHES[0], [dense], {}, {})]).watch(TEXTS, editor.watch) is None
+    )
