@@ -3,10 +3,10 @@
 import pytest
 
 from data_modules.embedded import FOLDER, embedded_requests, embedded_sentences
-from lightning_modules.key_statistics import load_second_moment
 from lightning_modules.language_model.loading import fingerprint, load
 from lightning_modules.language_model.scoring import score
 from lightning_modules.language_model.tokens import request_span, target_span, text_span
+from lightning_modules.second_moments import load_second_moment
 
 
 @pytest.fixture(scope="module")
