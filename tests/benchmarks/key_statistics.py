@@ -17,7 +17,7 @@ from lightning_modules.key_statistics import KeyStatistics
 from lightning_modules.language_model.layout import output_map
 from lightning_modules.language_model.passes import recording
 from lightning_modules.language_model.tokens import collate
-from tests.benchmarks.__main__ import alternate
+from tests.benchmarks.timing import alternate
 
 LAYERS = [0, 1, 2, 3, 4]
 

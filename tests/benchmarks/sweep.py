@@ -1,0 +1,60 @@
+"""A single sweep with perplexity after each edit, against edit, evaluate, restore, one by one."""
+
+from collections.abc import Sequence
+
+from data_modules.embedded import embedded_requests
+from data_modules.records import EditRequest, WatchedText
+from lightning_modules.language_model.scoring import Scores, score
+from lightning_modules.language_model.tokens import Span
+from lightning_modules.rome import ROME
+from tests.oracles import full_value_search, padded_perplexity
+
+from .shapes import embedded_editor, lengths_like_me_ppl, sentences_of
+from .timing import alternate
+
+TOGETHER = 16
+
+
+def sweep(editor: ROME, requests: Sequence[EditRequest], spans: Sequence[Span]) -> list[float]:
+    """Perplexity after each edit, the product's way."""
+    batch, found = WatchedText(list(range(len(spans))), []), []
+
+    def watch(batch: WatchedText, copies: int) -> Scores:
+        return score(editor.lm, spans, lower=editor.lower, copies=copies)
+
+    for at in range(0, len(requests), TOGETHER):
+        editor.make_ahead([[request] for request in requests[at : at + TOGETHER]])
+        for made in editor.sweep.made:
+            editor.sweep.holds(made.requests)
+            editor.remake(made)
+            found.append(float(editor.sweep.watch(batch, watch).nll.exp().mean()))
+            editor.restore()
+    return found
+
+
+def one_by_one(editor: ROME, requests: Sequence[EditRequest], spans: Sequence[Span]) -> list[float]:
+    """The same, the published way."""
+    found = []
+    for request in requests:
+        located = editor.locate([request])[0]
+        update = editor.update(located, full_value_search(editor, request))
+        editor.edited.apply(update)
+        found.append(padded_perplexity(editor.lm, spans))
+        editor.restore()
+    return found
+
+
+def rows(count: int = 50) -> list[dict]:
+    """On the embedded model with fifty sentences as long as ME-PPL_50's."""
+    editor, requests = embedded_editor(), embedded_requests()[:count]
+    spans = sentences_of(editor, lengths_like_me_ppl(50, 59))
+    row = alternate(
+        lambda: sweep(editor, requests, spans),
+        lambda: one_by_one(editor, requests, spans),
+        1,
+        False,
+    )
+    return [
+        {"name": f"single sweep of {count} requests", "shape": "embedded, layer 1 of 6", **row}
+        | {"edits_per_second": count / row["ours_seconds"]}
+    ]

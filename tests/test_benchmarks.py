@@ -1,0 +1,68 @@
+"""The benchmark measures what it says; speeds themselves are never asserted."""
+
+import pytest
+import torch
+from transformers import GPT2Config, GPTJConfig, LlamaConfig
+
+from lightning_modules.functional.value_search import ValueSearchOptions
+from tests.benchmarks import large, shapes, sweep, value_search
+from tests.benchmarks.large import Shape
+from tests.oracles import padded_perplexity
+
+SMALL = {"vocab_size": 7424, "bos_token_id": 0, "eos_token_id": 0}
+SHAPES = (
+    Shape("gpt2", GPT2Config(n_embd=32, n_layer=3, n_head=2, **SMALL), 1),
+    Shape("gptj", GPTJConfig(n_embd=32, n_layer=3, n_head=2, rotary_dim=8, **SMALL), 1),
+    Shape(
+        "llama",
+        LlamaConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            **SMALL,
+        ),
+        1,
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def editor():
+    return shapes.embedded_editor()
+
+
+def test_texts_are_as_uneven_as_me_ppl():
+    lengths = sorted(shapes.lengths_like_me_ppl(1000, 325))
+    assert (lengths[0], lengths[500], lengths[-1]) == (11, 24, 325)
+    assert sum(lengths) / 1000 == pytest.approx(27.6, abs=1)
+
+
+def test_requests_are_as_long_as_counterfacts(editor):
+    assert len(shapes.counterfact_like(editor)) == len(shapes.WIDTHS) == 8
+
+
+def test_both_sides_of_the_sweep_find_the_same_perplexity(editor, monkeypatch):
+    monkeypatch.setattr(editor, "value", ValueSearchOptions(steps=3))
+    requests = shapes.counterfact_like(editor)[:2]
+    spans = shapes.sentences_of(editor, shapes.lengths_like_me_ppl(12, 59))
+    ours = sweep.sweep(editor, requests, spans)
+    assert ours == pytest.approx(sweep.one_by_one(editor, requests, spans), rel=1e-4)
+    assert padded_perplexity(editor.lm, spans) not in ours
+
+
+@pytest.mark.slow
+def test_value_search_is_measured_on_both_shapes():
+    assert [row["ratio"] > 0 for row in value_search.rows()] == [True] * 4
+
+
+def test_large_part_runs_on_the_cpu_too():
+    rows = large.rows(SHAPES, torch.device("cpu"), count=1)
+    assert len(rows) == 6
+    assert all(row["edits_per_second"] > 0 and "bfloat16" in row["shape"] for row in rows)
+
+
+def test_large_part_is_left_out_without_an_accelerator():
+    if not torch.accelerator.is_available():
+        assert large.rows() == []
