@@ -1,7 +1,8 @@
 """What methods share that see an MLP as a memory: contexts, second moments, value search."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -12,10 +13,10 @@ from data_modules.records import EditRequest
 from .editor import Editor
 from .functional.rank_one import factorize
 from .functional.value_search import FoundValue, ValueSearchOptions
-from .key_statistics import load_second_moment
 from .language_model.contexts import sample_contexts
 from .language_model.layout import output_map, output_weight_name
-from .language_model.values import Located, Recorded, record_requests, search_values
+from .language_model.values import Located, Recorded, alike, record_requests, search_values
+from .second_moments import load_second_moment
 
 
 class KeyValueEditor(Editor):
@@ -28,9 +29,12 @@ class KeyValueEditor(Editor):
             ``identity`` leaves it out, as their released configuration does.
         statistics: file of second moments; by default the place where
             ``key-statistics.yaml`` puts those of this model.
-        contexts: how many context templates of how many tokens, beside the plain one.
+        contexts: how many context templates of how many tokens, beside the plain one; by default
+            as many as the method's authors take.
         search_together: requests whose values are searched in one batch, at most; bounds memory.
     """
+
+    usual_contexts: Mapping[int, int] = {5: 10, 10: 10}
 
     def __init__(
         self,
@@ -43,11 +47,13 @@ class KeyValueEditor(Editor):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.layers = list(layers)
+        if not layers:
+            raise ValueError("layers is empty; name at least one")
+        self.layers = sorted(set(layers))
         self.value = value
         self.second_moment = second_moment
         self.statistics = statistics
-        self.context_lengths = {5: 10, 10: 10} if contexts is None else contexts
+        self.context_lengths = self.usual_contexts if contexts is None else contexts
         self.search_together = search_together
         self.contexts: list[str] = []
         self.ahead: dict[EditRequest, tuple[Located, FoundValue]] = {}
@@ -71,10 +77,10 @@ class KeyValueEditor(Editor):
             self.contexts = sample_contexts(
                 self.lm, self.tokenizer, self.context_lengths, generator
             )
-        self.factors = {
-            layer: self.factor(moment.to(self.device)) if moment is not None else None
-            for layer, moment in ((layer, self.load_moment(layer)) for layer in self.layers)
-        }
+        self.factors: dict[int, Tensor | None] = {}
+        for layer in self.layers:
+            moment = self.load_moment(layer)
+            self.protect(layer, None if moment is None else moment.to(self.device))
 
     def load_moment(self, layer: int) -> Tensor | None:
         """The second moment of a layer's keys, ``(f, f)``; None stands for the identity."""
@@ -82,28 +88,32 @@ class KeyValueEditor(Editor):
             return None
         return load_second_moment(self.statistics, self.lm_name, self.fingerprint, layer)
 
-    def factor(self, moment: Tensor) -> Tensor:
-        """Cholesky factor ``(f, f)`` of what the method protects old keys by; here C itself."""
-        return factorize(moment)
+    def protect(self, layer: int, moment: Tensor | None) -> None:
+        """Keeps what protects a layer's old keys; here the Cholesky factor ``(f, f)`` of C."""
+        self.factors[layer] = None if moment is None else factorize(moment)
 
-    def locate(self, requests: Sequence[EditRequest]) -> list[Located]:
-        """Each request's keys and values in every context."""
+    def locate(
+        self, requests: Sequence[EditRequest], contexts: Sequence[str] | None = None
+    ) -> list[Located]:
+        """Each request's keys and values in every context, or in those given."""
         return [
             located
-            for together in self._groups(requests)
-            for located in self._recorded(together).located
+            for together in self.groups(requests)
+            for located in self.recorded(together, contexts or self.contexts).located
         ]
 
     def seek(self, requests: Sequence[EditRequest]) -> list[tuple[Located, FoundValue]]:
         """The same, and the value that makes every context answer with the target."""
         if all(request in self.ahead for request in requests):
             return [self.ahead[request] for request in requests]
-        sought: list[tuple[Located, FoundValue]] = []
-        for together in self._groups(requests):
-            recorded = self._recorded(together)
+        sought: dict[int, tuple[Located, FoundValue]] = {}
+        groups = alike(self.tokenizer, requests, self.search_together)
+        for numbers in islice(groups, self.share.rank, None, self.share.devices):
+            recorded = self.recorded([requests[n] for n in numbers], self.contexts)
             found = search_values(self.lm, self.value_layer, recorded, self.value)
-            sought += zip(recorded.located, found, strict=True)
-        return sought
+            sought |= zip(numbers, zip(recorded.located, found, strict=True), strict=True)
+        sought = self.share.joined(sought, self.device)
+        return [sought[number] for number in range(len(requests))]
 
     def look_ahead(self, requests: Sequence[EditRequest]) -> None:
         """Seeks the values of coming edits together."""
@@ -115,12 +125,14 @@ class KeyValueEditor(Editor):
         super().make_ahead(batches)
         self.ahead = {}
 
-    def _groups(self, requests: Sequence[EditRequest]) -> list[Sequence[EditRequest]]:
+    def groups(self, requests: Sequence[EditRequest]) -> list[Sequence[EditRequest]]:
+        """The requests in as many parts as memory asks for."""
         size = self.search_together
         return [requests[at : at + size] for at in range(0, len(requests), size)]
 
-    def _recorded(self, requests: Sequence[EditRequest]) -> Recorded:
-        return record_requests(self.lm, self.tokenizer, self.value_layer, self.contexts, requests)
+    def recorded(self, requests: Sequence[EditRequest], contexts: Sequence[str]) -> Recorded:
+        """The requests' texts as the model sees them up to the value."""
+        return record_requests(self.lm, self.tokenizer, self.value_layer, contexts, requests)
 
     def figures(self, located: Located, found: FoundValue) -> dict[str, Any]:
         """What the journal keeps of one request's search."""

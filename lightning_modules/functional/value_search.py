@@ -81,7 +81,8 @@ def value_search(
 
     The loss is ``nll + kl_weight · kl + weight_decay · ‖δ‖ / ‖v‖²`` for each. The values do not
     depend on each other: one whose search is over leaves the batch. A loss that is not finite ends
-    its search; ask :meth:`FoundValue.checked`.
+    its search; ask :meth:`FoundValue.checked`. The host waits for the device once a step, to know
+    which searches are over.
 
     Args:
         answers: of the values numbered by its second argument, their changes being ``(m, d)``.
@@ -94,25 +95,26 @@ def value_search(
     losses: list[list[float]] = [[] for _ in values]
     found: dict[int, FoundValue] = {}
     searching = list(range(len(values)))
+    index = torch.tensor(searching, device=values.device)
     for step in range(options.steps):
-        heard = answers(change[searching], searching)
-        decay = options.weight_decay * change[searching].norm(dim=1) / norm[searching] ** 2
+        heard = answers(change[index], searching)
+        decay = options.weight_decay * change[index].norm(dim=1) / norm[index] ** 2
         loss = heard.nll + options.kl_weight * heard.kl + decay
         enough = loss < options.goal
         if options.stop == "most_probable":
             enough = enough | heard.most_probable
-        over = (enough | ~loss.isfinite()).tolist()
-        for number, value, nll, last in zip(
-            searching, loss.tolist(), heard.nll.tolist(), over, strict=True
-        ):
+        told = torch.stack([loss, heard.nll, enough | ~loss.isfinite()])
+        for number, (value, nll, over) in zip(searching, told.T.tolist(), strict=True):
             losses[number].append(value)
-            if last or step == options.steps - 1:
+            if over or step == options.steps - 1:
                 found[number] = FoundValue(change[number].detach().clone(), losses[number], -nll)
-        searching = [number for number in searching if number not in found]
-        if not searching:
+        if len(found) == len(values):
             break
-        (change.grad,) = torch.autograd.grad(loss[[not last for last in over]].sum(), [change])
+        (change.grad,) = torch.autograd.grad(loss.sum(), [change])
         adam.step()
         with torch.no_grad():
             change *= (options.clamp * norm / change.norm(dim=1)).clamp(max=1.0)[:, None]
+        if any(number in found for number in searching):
+            searching = [number for number in searching if number not in found]
+            index = torch.tensor(searching, device=values.device)
     return [found[number] for number in range(len(values))]

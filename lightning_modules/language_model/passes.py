@@ -80,6 +80,31 @@ def heads_only_at(lm: PreTrainedModel, rows: Tensor, columns: Tensor) -> Iterato
         handle.remove()
 
 
+@contextmanager
+def read_only_at(lm: PreTrainedModel, rows: Tensor, columns: Tensor) -> Iterator[None]:
+    """Inside, what comes behind the last attention runs only at ``(rows, columns)``, each ``(n,)``.
+
+    The model then returns logits of shape ``(1, n, v)``; elsewhere the last MLP gives zeros, which
+    nothing reads.
+    """
+    layout = layout_of(lm.config)
+    mlp = blocks(lm)[-1].get_submodule(layout.output.rpartition(".")[0])
+
+    def forward(hidden_states: Tensor) -> Tensor:
+        picked = type(mlp).forward(mlp, hidden_states[rows, columns])
+        return torch.zeros_like(hidden_states).index_put((rows, columns), picked)
+
+    with heads_only_at(lm, rows, columns):
+        if mlp is blocks(lm)[-1]:  # OPT's MLP is no module of its own
+            yield
+            return
+        mlp.forward = forward
+        try:
+            yield
+        finally:
+            del mlp.forward
+
+
 class Suffixes(NamedTuple):
     """Texts from the subject's last token on, with all that lies before and below recorded.
 
@@ -205,7 +230,7 @@ def suffix_logits(
     if norm is not None and suffixes.normed is not None:
         change = norm(suffixes.normed + change) - norm(suffixes.normed)
     changed = suffixes.hidden + F.pad(change[:, None], (0, 0, 0, suffixes.hidden.shape[1] - 1))
-    with starting_at(lm, layer + 1, changed), heads_only_at(lm, rows, columns):
+    with read_only_at(lm, rows, columns), starting_at(lm, layer + 1, changed):
         return lm(
             suffixes.tokens,
             attention_mask=suffixes.mask,

@@ -89,6 +89,28 @@ class Recorded(NamedTuple):
         )
 
 
+def alike(
+    tokenizer: PreTrainedTokenizerFast, requests: Sequence[EditRequest], size: int
+) -> list[list[int]]:
+    """Numbers of the requests in parts to search together: of equal length behind the subject.
+
+    Args:
+        tokenizer: the model's.
+        requests: all of them.
+        size: of a part, at most.
+    """
+    spans = [request_span(tokenizer, r.prompt, r.subject, r.target_new) for r in requests]
+    widths = [len(span.tokens) - span.subject for span in spans]
+    parts: list[list[int]] = []
+    for number in sorted(range(len(requests)), key=widths.__getitem__):
+        last = parts[-1] if parts else []
+        if last and len(last) < size and widths[last[0]] == widths[number]:
+            last.append(number)
+        else:
+            parts.append([number])
+    return parts
+
+
 def record_requests(
     lm: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
@@ -143,15 +165,17 @@ def search_values(
     """
     before: Tensor | None = None
     searching, part = list(range(recorded.requests)), recorded
+    index = torch.tensor(searching, device=recorded.rows.device)
 
     def answers(change: Tensor, numbers: Sequence[int]) -> Answers:
-        nonlocal before, searching, part
+        nonlocal before, searching, part, index
         if list(numbers) != searching:
             searching, part = list(numbers), recorded.chosen(numbers)
+            index = torch.tensor(searching, device=change.device)
         logits, essence = _heard(lm, layer, part, change)
         now = essence.log_softmax(-1)
         before = now.detach() if before is None else before
-        kl = F.kl_div(before[searching], now, reduction="none", log_target=True).sum(-1)
+        kl = F.kl_div(before[index], now, reduction="none", log_target=True).sum(-1)
         nll = part.weights * F.cross_entropy(logits, part.targets, reduction="none")
         missed = (logits.detach().argmax(-1) != part.targets).float()
         none = change.new_zeros(part.requests)
