@@ -16,7 +16,7 @@ from .functional.value_search import FoundValue, ValueSearchOptions
 from .language_model.contexts import sample_contexts
 from .language_model.layout import output_map, output_weight_name
 from .language_model.values import Located, Recorded, alike, record_requests, search_values
-from .second_moments import load_second_moment
+from .second_moments import load_second_moment, statistics_file
 
 
 class KeyValueEditor(Editor):
@@ -87,6 +87,23 @@ class KeyValueEditor(Editor):
         if self.second_moment == "identity":
             return None
         return load_second_moment(self.statistics, self.lm_name, self.fingerprint, layer)
+
+    @property
+    def keeps_moments(self) -> bool:
+        """Whether second moments take up memory."""
+        return self.second_moment == "estimated"
+
+    def needs(self) -> dict[str, str]:
+        """Second moments of the edited layers."""
+        if not self.keeps_moments:
+            return {"second moment": "left out"}
+        try:
+            for layer in self.layers:
+                self.load_moment(layer)
+        except (FileNotFoundError, ValueError) as error:
+            return {"second moment": f"MISSING: {error}"}
+        file = statistics_file(self.statistics, self.lm_name, self.fingerprint)
+        return {"second moment": f"found, of layers {self.layers} in {file}"}
 
     def protect(self, layer: int, moment: Tensor | None) -> None:
         """Keeps what protects a layer's old keys; here the Cholesky factor ``(f, f)`` of C."""

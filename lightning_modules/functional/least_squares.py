@@ -102,6 +102,14 @@ class NormalEquations:
             ),
         )
 
+    def first(self, count: int) -> "NormalEquations":
+        """The system as it was when it had so many past keys, exactly."""
+        if self.past is None or count == 0:
+            return replace(self, past=None)
+        keys, solved, factor = self.past
+        parts = keys[:, :count], solved[:, :count], factor[:count, :count]
+        return replace(self, past=Past(*(part.contiguous() for part in parts)))
+
     def _solve_base(self, keys: Tensor) -> Tensor:
         return whiten(keys, self.factor) / self.weight
 

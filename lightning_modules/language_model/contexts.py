@@ -1,5 +1,7 @@
 """Context templates: random beginnings before a prompt, sampled once from the unedited model."""
 
+from collections.abc import Mapping
+
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -12,7 +14,7 @@ SEEDS = ("The", "Therefore", "Because", "I", "You")
 def sample_contexts(
     lm: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    lengths: dict[int, int],
+    lengths: Mapping[int, int],
     generator: torch.Generator,
     top_k: int = 5,
 ) -> list[str]:

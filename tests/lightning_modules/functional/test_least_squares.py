@@ -309,3 +309,11 @@ def test_condition_number_of_a_singular_moment_is_beyond_float64():
     keys = draw(F, 2)
     assert condition_number(keys @ keys.T) > 1e15
     assert condition_number(torch.zeros(F, F)) == torch.inf
+
+
+@pytest.mark.parametrize("count", [0, 2, 5])
+def test_system_as_it_was_is_exactly_the_one_it_was(count):
+    former = system(*draw(F, count).split(1, 1))
+    again = former.extended(draw(F, 4, seed=1)).first(count)
+    keys = draw(F, N, seed=2)
+    assert torch.equal(again.solve(keys), former.solve(keys))

@@ -1,0 +1,72 @@
+"""Keys of a layer and states of a later one, at the subject's last token, as the model is now."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from data_modules.records import EditRequest
+
+from .layout import blocks, output_map
+from .passes import recording
+from .tokens import collate, request_span
+
+
+class SubjectStates(NamedTuple):
+    """What n requests are to a model in c contexts, of which the first is the plain one.
+
+    Attributes:
+        keys: ``(n, c, f)``, inputs of the layer's output map.
+        hidden: ``(n, d)``, the residual stream behind the later layer, in the first context.
+    """
+
+    keys: Tensor
+    hidden: Tensor
+
+
+@torch.no_grad()
+def subject_states(
+    lm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    layers: tuple[int, int],
+    contexts: Sequence[str],
+    requests: Sequence[EditRequest],
+) -> SubjectStates:
+    """Runs requests in every context, no further than the subject and the later layer.
+
+    Args:
+        lm: the model.
+        tokenizer: its tokenizer.
+        layers: the one whose keys, and the one whose hidden states are recorded.
+        contexts: templates with one ``{}``, the plain one first.
+        requests: the facts to change.
+    """
+    spans = [
+        request_span(
+            tokenizer,
+            context.replace("{}", request.prompt, 1),
+            request.subject,
+            request.target_new,
+        )
+        for request in requests
+        for context in contexts
+    ]
+    batch = collate([span.tokens[: span.subject + 1] for span in spans], lm.device)
+    subjects = torch.tensor([span.subject for span in spans], device=lm.device)
+    rows = torch.arange(len(spans), device=lm.device)
+    last = blocks(lm)[layers[1]]
+    with recording({"map": output_map(lm, layers[0]), "block": last}, stop_at=last) as seen:
+        lm.base_model(
+            batch.tokens,
+            attention_mask=batch.mask,
+            position_ids=batch.positions,
+            use_cache=False,
+        )
+    keys, output = seen["map"][0], seen["block"][1]
+    hidden = output[0] if isinstance(output, tuple) else output
+    return SubjectStates(
+        keys.reshape(*batch.tokens.shape, -1)[rows, subjects].unflatten(0, (len(requests), -1)),
+        hidden[rows, subjects][:: len(contexts)],
+    )
