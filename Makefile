@@ -6,7 +6,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint benchmark clean
+.PHONY: help run test lint benchmark methods clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ lint: .venv ## format, lint and types only
 
 benchmark: .venv ## measure speed (tests/benchmarks)
 	.venv/bin/python -m tests.benchmarks
+
+methods: export HF_HUB_OFFLINE := 1
+methods: .venv ## measure every method (docs/methods.md); half an hour on 2 cores
+	.venv/bin/python -m docs.methods
 
 clean: ## remove caches; .venv and runs stay
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
