@@ -1,6 +1,7 @@
 """Notices that an edit has destroyed the model, and stops the run."""
 
 import math
+import sys
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
@@ -32,6 +33,31 @@ class CollapseStopping(L.Callback):
             )
         self.threshold = threshold
         self.relative = relative
+        self.collapsed_to: float | None = None
+
+    def state_dict(self) -> dict[str, float | None]:
+        """The perplexity at which the run was stopped, if it was."""
+        return {"collapsed_to": self.collapsed_to}
+
+    def load_state_dict(self, state_dict: dict[str, float | None]) -> None:
+        """Takes it back."""
+        self.collapsed_to = state_dict["collapsed_to"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Refuses to edit a model on that has collapsed.
+
+        Raises:
+            ValueError: if a resumed run was stopped by a perplexity that is still too high.
+        """
+        if self.collapsed_to is None:
+            return
+        limit = self.limit(pl_module.baseline.get("perplexity", math.inf))
+        if not self.collapsed_to <= min(limit, sys.float_info.max):
+            raise ValueError(
+                f"the model collapsed at edit {trainer.global_step}, to a perplexity of "
+                f"{self.collapsed_to:.4g}, and the run ended there; to go on nevertheless, raise "
+                "--collapse.threshold"
+            )
 
     def limit(self, baseline: float) -> float:
         """The perplexity above which a model with this baseline has collapsed."""
@@ -55,4 +81,6 @@ class CollapseStopping(L.Callback):
             return
         collapsed = not math.isfinite(perplexity) or perplexity > limit
         pl_module.record["collapsed"] = collapsed
-        trainer.should_stop = trainer.should_stop or (collapsed and not restores(trainer))
+        undone = pl_module.record.get("status") == "rolled_back" or restores(trainer)
+        self.collapsed_to = perplexity if collapsed and not undone else None
+        trainer.should_stop = trainer.should_stop or self.collapsed_to is not None

@@ -3,17 +3,17 @@
 from typing import Any
 
 import lightning as L
-from torchmetrics import MeanMetric
 
 from lightning_modules.editor import Editor
+from lightning_modules.replicas import in_turn
 
 
 class EditMetrics(L.Callback):
     """Judges the requests of an edit immediately before and after it, and all under ``test``."""
 
     def __init__(self) -> None:
-        self.efficacy = MeanMetric()
-        self.judged: list[dict[str, Any]] = []
+        self.efficacy = {"sum": 0.0, "edits": 0}
+        self.judged: list[list[dict[str, Any]]] = []
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: Editor, batch: Any, batch_idx: int
@@ -34,8 +34,18 @@ class EditMetrics(L.Callback):
         scores = mean_scores([pl_module.judge(request) for request in batch])
         pl_module.record |= scores
         if "efficacy" in scores:
-            self.efficacy.update(scores["efficacy"])
-            pl_module.log("efficacy", self.efficacy.compute(), prog_bar=True, logger=False)
+            self.efficacy["sum"] += scores["efficacy"]
+            self.efficacy["edits"] += 1
+            mean = self.efficacy["sum"] / self.efficacy["edits"]
+            pl_module.log("efficacy", mean, prog_bar=True, logger=False, batch_size=1)
+
+    def state_dict(self) -> dict[str, float]:
+        """What the mean efficacy so far is made of."""
+        return dict(self.efficacy)
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Goes on with it."""
+        self.efficacy = dict(state_dict)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Starts a new retention table."""
@@ -51,7 +61,7 @@ class EditMetrics(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Adds judged edits."""
-        self.judged += outputs
+        self.judged.append(outputs)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Logs the mean of each score over all judged edits, as ``retention/*``.
@@ -59,13 +69,14 @@ class EditMetrics(L.Callback):
         Raises:
             ValueError: if no request of the data belongs to an edit of the model.
         """
-        if not self.judged:
+        judged = [scores for batch in in_turn(self.judged) for scores in batch]
+        if not judged:
             raise ValueError(
                 "none of the requests is an edit of this checkpoint; give the data arguments "
                 "(path, limit, seed) that the run was made with"
             )
-        scores = mean_scores(self.judged)
-        pl_module.log("retention/edits", float(len(self.judged)), batch_size=1)
+        scores = mean_scores(judged)
+        pl_module.log("retention/edits", float(len(judged)), batch_size=1)
         pl_module.log_dict(
             {f"retention/{name}": score for name, score in scores.items() if name != "case_id"},
             batch_size=1,

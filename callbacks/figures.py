@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from lightning_modules.editor import Editor
 
-from .ledger import folder_of, read_journal
 from .restore import restores
+from .run_folder import folder_of, read_journal
 
 CEILING = 1e100  # an infinite perplexity is drawn here, and all that a logarithmic axis cannot hold
 INK, ALARM, FAINT = "#1b4965", "#c1121f", "#8d99ae"
@@ -45,6 +45,8 @@ def health_figure(
         baseline: figures of the unedited model: ``perplexity``, ``collapse_limit``.
         single: whether each edit stands alone, so that no line joins them.
     """
+    refused = [edit for edit in edits if edit.get("status") == "rolled_back"]
+    edits = [edit for edit in edits if edit not in refused]
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     finite = [min(edit["perplexity"], CEILING) for edit in edits]
@@ -64,6 +66,15 @@ def health_figure(
         markersize=9,
         label=f"collapsed ({len(collapsed)} of {len(edits)})",
     )
+    if refused:
+        axes.plot(
+            [edit["edit"] for edit in refused],
+            [min(edit["perplexity"], CEILING) for edit in refused],
+            "o",
+            color=FAINT,
+            fillstyle="none",
+            label=f"taken back ({len(refused)})",
+        )
     axes.set(yscale="log", xlabel="edit", ylabel="perplexity of watched text")
     axes.grid(alpha=0.3)
     axes.legend(loc="best", frameon=False)

@@ -2,11 +2,9 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -15,8 +13,12 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from data_modules.records import EditRequest
 from lightning_modules.editor import Editor
+from lightning_modules.replicas import Place, gathered
 
 from .edit_metrics import mean_scores
+from .restore import restores
+from .run_folder import Claim, append, folder_of, nullified, read_journal, rewind, write_json
+from .schedule import nothing_left, watched_next
 
 IDENTITY = ("case_id", "subject", "prompt", "target_new", "target_true")
 GROUPS = {"efficacy", "paraphrase", "neighborhood"}
@@ -32,6 +34,58 @@ class EditJournal(L.Callback):
 
     def __init__(self) -> None:
         self.watching_since = 0.0
+        self.lines = 0
+        self.turn = Place()
+        self.claim: Claim | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: Editor, stage: str) -> None:
+        """Finds out early whether the folder can be written, and is free."""
+        if restores(trainer):
+            self.turn = Place(trainer.global_rank, trainer.world_size)
+        if stage == "fit" and trainer.is_global_zero:
+            self.claim = Claim(folder_of(trainer))
+            (folder_of(trainer) / "edits.jsonl").touch()
+
+    def teardown(self, trainer: L.Trainer, pl_module: Editor, stage: str) -> None:
+        """Frees the folder."""
+        self.release()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: Editor, exception: BaseException) -> None:
+        """Frees the folder."""
+        self.release()
+
+    def release(self) -> None:
+        """Frees the folder, if it was claimed."""
+        if self.claim is not None:
+            self.claim.release()
+            self.claim = None
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Refuses to write behind another run.
+
+        Raises:
+            ValueError: if the folder holds one, and no checkpoint was given.
+        """
+        folder = folder_of(trainer)
+        if trainer.strategy.broadcast(not trainer.ckpt_path and bool(read_journal(folder))):
+            raise ValueError(f"{folder} already holds the edits of a run; name another folder")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Takes the journal back to the edit behind which the checkpoint was made.
+
+        Raises:
+            ValueError: if a resumed run has nothing left to do.
+        """
+        folder = folder_of(trainer)
+        finished = (folder / "summary.json").exists() and nothing_left(trainer)
+        if trainer.strategy.broadcast(finished):
+            raise ValueError(
+                f"all {trainer.global_step} edits of {folder} are made; to go on, ask for more of "
+                "them by --data.limit"
+            )
+        if trainer.is_global_zero:
+            (folder / "summary.json").unlink(missing_ok=True)
+            rewind(folder / "edits.jsonl", self.lines)
 
     def on_train_batch_start(
         self,
@@ -42,9 +96,11 @@ class EditJournal(L.Callback):
     ) -> None:
         """Opens the record of an edit."""
         self.write(trainer, pl_module)
+        if not batch:
+            return
         columns = {name: [getattr(request, name) for request in batch] for name in IDENTITY}
         pl_module.record = {
-            "edit": trainer.global_step + 1,
+            "edit": trainer.global_step * self.turn.devices + self.turn.rank + 1,
             **{name: values[0] if len(batch) == 1 else values for name, values in columns.items()},
         }
 
@@ -59,6 +115,21 @@ class EditJournal(L.Callback):
         elif trainer.state.fn == "fit":
             pl_module.record["seconds_watch"] = time.perf_counter() - self.watching_since
             self.write(trainer, pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: Editor, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds how long the journal is, and the record of an edit that nothing else completes."""
+        complete = {} if watched_next(trainer) else pl_module.record
+        checkpoint["journal"] = {"lines": self.lines, "open": json.dumps(self.all_of(complete))}
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: Editor, checkpoint: dict[str, Any]
+    ) -> None:
+        """Takes them back."""
+        if trainer.state.fn == "fit":
+            self.lines = checkpoint["journal"]["lines"]
+            pl_module.record = json.loads(checkpoint["journal"]["open"])[self.turn.rank]
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Writes the summary and says how the run ended."""
@@ -86,35 +157,18 @@ class EditJournal(L.Callback):
             rank_zero_info(f"Try: {pl_module.remedy}")
 
     def write(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Appends the open record, if there is one, and flushes it to the disk."""
-        record, pl_module.record = pl_module.record, {}
-        if "edit" not in record or not trainer.is_global_zero:
-            return
-        folder_of(trainer).mkdir(parents=True, exist_ok=True)
-        with (folder_of(trainer) / "edits.jsonl").open("a", encoding="utf-8") as journal:
-            journal.write(json.dumps(nullified(record), ensure_ascii=False) + "\n")
-            journal.flush()
-            os.fsync(journal.fileno())
-        log(trainer, record, step=record["edit"])
+        """Appends the open records, if there are any, and flushes them to the disk."""
+        own, pl_module.record = pl_module.record, {}
+        records = [record for record in self.all_of(own) if "edit" in record]
+        self.lines += len(records)
+        for record in records if trainer.is_global_zero else ():
+            line = json.dumps(nullified(record), ensure_ascii=False)
+            append(folder_of(trainer) / "edits.jsonl", line)
+            log(trainer, record, step=record["edit"])
 
-
-def folder_of(trainer: L.Trainer) -> Path:
-    """The run's folder."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
-
-
-def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """All edits of a run, in order; none if it has no journal. What was not finite is infinite."""
-    file = folder / "edits.jsonl"
-    edits = map(json.loads, file.read_text("utf-8").split("\n")[:-1]) if file.exists() else ()
-    return [{k: math.inf if v is None else v for k, v in edit.items()} for edit in edits]
-
-
-def nullified(content: Any) -> Any:
-    """The same with null for every figure that is not finite, which JSON cannot hold."""
-    if isinstance(content, dict):
-        return {name: nullified(value) for name, value in content.items()}
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+    def all_of(self, record: dict[str, Any]) -> list[dict[str, Any]]:
+        """The records of all edits that are made at once: one on each device, or this one."""
+        return gathered(record) if self.turn.devices > 1 else [record]
 
 
 def numbers(record: dict[str, Any]) -> dict[str, float]:
@@ -153,17 +207,22 @@ def describe(record: dict[str, Any]) -> str:
 
 
 def summarize(edits: list[dict[str, Any]], baseline: dict[str, float]) -> dict[str, Any]:
-    """What became of a run: edits applied, first collapse, perplexity, means of all figures."""
-    watched = [edit["perplexity"] for edit in edits if "perplexity" in edit]
+    """What became of a run: edits applied, first collapse, perplexity, means of all figures.
+
+    Edits that a guard took back are named, and count for nothing else.
+    """
+    standing = [edit for edit in edits if edit["status"] != "rolled_back"]
+    watched = [edit["perplexity"] for edit in standing if "perplexity" in edit]
     return {
         "edits": len(edits),
         "applied": sum(edit["status"] == "applied" for edit in edits),
-        "collapsed": sum(edit.get("collapsed", False) for edit in edits),
-        "collapsed_at": next((e["edit"] for e in edits if e.get("collapsed")), None),
+        "rolled_back": [edit["edit"] for edit in edits if edit["status"] == "rolled_back"],
+        "collapsed": sum(edit.get("collapsed", False) for edit in standing),
+        "collapsed_at": next((e["edit"] for e in standing if e.get("collapsed")), None),
         "baseline": baseline,
         "final_perplexity": watched[-1] if watched else None,
         "highest_perplexity": max(watched, default=None),
-        "means": mean_scores([numbers(edit) for edit in edits]),
+        "means": mean_scores([numbers(edit) for edit in standing]),
     }
 
 
@@ -171,7 +230,9 @@ def verdict(summary: dict[str, Any]) -> str:
     """The run in one sentence."""
     before, highest = summary["baseline"].get("perplexity"), summary["highest_perplexity"]
     if summary["collapsed_at"] is None:
-        return f"{summary['applied']} edits, no collapse" + (
+        refused = len(summary["rolled_back"])
+        back = f", {refused} more taken back" if refused else ""
+        return f"{summary['applied']} edits{back}, no collapse" + (
             f": perplexity at most {highest:.4g} (unedited {before:.4g})"
             if highest and before
             else ""
@@ -183,11 +244,3 @@ def verdict(summary: dict[str, Any]) -> str:
         f"collapsed at edit {summary['collapsed_at']}{often}: perplexity {highest:.4g} > "
         f"{limit:.4g}{unedited}"
     )
-
-
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file as a whole or not at all."""
-    partial = file.with_suffix(".partial")
-    text = json.dumps(nullified(content), indent=2, ensure_ascii=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(file)

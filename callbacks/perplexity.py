@@ -1,5 +1,6 @@
 """Perplexity of watched text, after every edit."""
 
+from itertools import islice
 from typing import Any
 
 import lightning as L
@@ -13,13 +14,13 @@ from .functional import perplexities
 
 
 class CorpusPerplexity(Metric):
-    """Gathers each text's NLL and length, over batches and ranks."""
+    """Gathers each text's NLL and length, over batches; every device is told all that count."""
 
     nll: list[Tensor]
     length: list[Tensor]
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(sync_on_compute=False)
         self.add_state("nll", default=[], dist_reduce_fx="cat")
         self.add_state("length", default=[], dist_reduce_fx="cat")
 
@@ -73,3 +74,13 @@ class Perplexity(L.Callback):
             shown = fitting and name == "perplexity"
             logged = False if fitting else None  # in a fit the journal logs, on the axis of edits
             pl_module.log(name, value, prog_bar=shown, logger=logged, batch_size=1)
+
+
+def measured(trainer: L.Trainer, editor: Editor) -> dict[str, float]:
+    """Perplexity of the watched text on the model as it is now, within or behind a validation."""
+    metric = CorpusPerplexity()
+    loader: Any = trainer.val_dataloaders
+    for batch in islice(loader, int(trainer.num_val_batches[0])):
+        scores = editor.watch(batch)
+        metric.update(scores.nll, scores.length)
+    return metric.compute()

@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 
 from lightning_modules.editor import Editor
+from lightning_modules.replicas import Place
 
 
 def restores(trainer: L.Trainer) -> bool:
@@ -34,15 +35,25 @@ class RestoreWeights(L.Callback):
         trainer.callbacks.sort(  # type: ignore[attr-defined] # as above
             key=lambda callback: callback is not self
         )
+        data: Any = trainer.datamodule  # type: ignore[attr-defined] # as above
+        if data is not None:
+            data.alone = True
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Lets each device make edits of its own."""
+        pl_module.share = Place()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: Editor, batch: Any, batch_idx: int
     ) -> None:
         """Undoes the previous edit; makes the next ones where none was made ahead."""
         pl_module.restore()
+        if not batch:  # another device makes the last edit
+            return
         if self.together == 1 or (pl_module.sweep is not None and pl_module.sweep.holds(batch)):
             return
         loader: Any = trainer.train_dataloader
         first = batch_idx - batch_idx % self.together  # the same groups after a resume
         coming = list(islice(loader.batch_sampler, first, first + self.together))
-        pl_module.make_ahead([[loader.dataset[n] for n in numbers] for numbers in coming])
+        batches = [loader.collate_fn([loader.dataset[n] for n in numbers]) for numbers in coming]
+        pl_module.make_ahead([batch for batch in batches if batch])

@@ -9,8 +9,9 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_modules.editor import Editor
+from lightning_modules.replicas import in_turn
 
-from .ledger import folder_of
+from .run_folder import folder_of
 
 
 class RiskTable(BasePredictionWriter):
@@ -26,8 +27,12 @@ class RiskTable(BasePredictionWriter):
         predictions: Sequence[Any],
         batch_indices: Sequence[Any],
     ) -> None:
-        """Sorts by denominator, smallest first."""
-        rows = sorted((row for rows in predictions for row in rows), key=lambda r: r["denominator"])
+        """Sorts by denominator, or by key cosine where a method has none, smallest first."""
+        batches = in_turn(predictions)
+        if not trainer.is_global_zero:
+            return
+        rows = [row for rows in batches for row in rows]
+        rows.sort(key=lambda row: row.get("denominator", row["key_cosine"]))
         file = folder_of(trainer) / "risk.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]

@@ -5,8 +5,12 @@ from .records import EditRequest
 
 
 def published_counterfact(record: Record) -> EditRequest:
-    """A case as its authors publish it; all neighbors share the true answer if none is given."""
-    true = record.text("requested_rewrite.target_true.str")
+    """A case as its authors publish it; all neighbors share the true answer if none is given.
+
+    The true answer may be an empty text: so this project writes requests that have none.
+    """
+    field = "requested_rewrite.target_true.str"
+    true = record.text(field) if record.value(field) != "" else ""
     return EditRequest(
         case_id=record.case_id,
         prompt=record.template("requested_rewrite.prompt"),
@@ -14,7 +18,7 @@ def published_counterfact(record: Record) -> EditRequest:
         target_new=record.text("requested_rewrite.target_new.str"),
         target_true=true,
         paraphrases=record.texts("paraphrase_prompts"),
-        neighborhood=record.probes("neighborhood_prompts", "neighborhood_targets", true),
+        neighborhood=record.probes("neighborhood_prompts", "neighborhood_targets", true or None),
     )
 
 

@@ -2,7 +2,9 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from hashlib import blake2b
+from itertools import accumulate, islice
+from typing import Any
 
 import lightning as L
 from torch.utils.data import DataLoader
@@ -43,9 +45,13 @@ class ResumableLoader(DataLoader):
 class EditingDataModule(L.LightningDataModule):
     """Edit requests to train, test and predict on; watched text to validate on.
 
+    On several devices, to test and to predict on each has requests of its own; to train on only
+    if ``alone`` is set: else edits follow upon one another, on all devices the same.
+
     Args:
         path: edit requests: a JSON or JSON-lines file (CounterFact, zsRE or QAEdit in one of
-            their forms, plain or compressed) or a hub dataset; the embedded ones if null.
+            their forms, plain or compressed), a hub dataset, or the folder of a run for the
+            requests it edited; the embedded ones if null.
         limit: requests kept at most, the first ones; all if null.
         seed: of a shuffle before the limit; the file's order if null.
         case_ids: cases to keep, in this order; all if null.
@@ -69,7 +75,7 @@ class EditingDataModule(L.LightningDataModule):
         batch_size: int = 1,
         watch: str | None = None,
         watch_limit: int | None = None,
-        watch_batch_size: int = 16,
+        watch_batch_size: int = 256,
         skip_faulty: bool = False,
     ) -> None:
         super().__init__()
@@ -91,6 +97,8 @@ class EditingDataModule(L.LightningDataModule):
         self.watch_limit = watch_limit
         self.watch_batch_size = watch_batch_size
         self.skip_faulty = skip_faulty
+        self.alone = False
+        self.digests: list[str] = []
         self.requests: list[EditRequest] = []
         self.watched: list[tuple[int, str]] = []
 
@@ -111,11 +119,7 @@ class EditingDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """Requests, in order; one batch is one edit."""
-        return ResumableLoader(
-            self.requests,  # type: ignore[arg-type] # torch takes any sequence
-            batch_size=self.batch_size,  # by name: Lightning rebuilds the loader to predict
-            collate_fn=list,
-        )
+        return self._loader(*(self._place if self.alone else (0, 1)))
 
     def val_dataloader(self) -> DataLoader:
         """Watched texts, from short to long so that little is padded."""
@@ -127,11 +131,64 @@ class EditingDataModule(L.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader:
         """The train requests again, to see what is retained of them."""
-        return self.train_dataloader()
+        return self._loader(*self._place)
 
     def predict_dataloader(self) -> DataLoader:
         """The train requests, to foresee what they do."""
-        return self.train_dataloader()
+        return self._loader(*self._place)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many requests were edited, how many at a time, and which: their digest."""
+        steps = self.trainer.global_step if self.trainer else 0
+        made = min(steps * self._at_once, len(self.requests))
+        return {"made": made, "at_once": self._at_once, "digest": self._digest(made)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuses to go on with other requests.
+
+        Raises:
+            ValueError: if those edited are not the first ones, or were edited in other batches.
+        """
+        if self.trainer is None or self.trainer.state.fn != "fit":
+            return
+        made, at_once = state_dict["made"], state_dict["at_once"]
+        if at_once != self._at_once:
+            raise ValueError(
+                f"the run edited {at_once} requests at once on all its devices, now it would be "
+                f"{self._at_once}; use the same --data.batch_size and --trainer.devices"
+            )
+        if state_dict["digest"] != self._digest(made):
+            raise ValueError(
+                f"the {made} requests edited so far are not the first {made} of the data; give "
+                "the data arguments (path, seed, case_ids) that the run was made with"
+            )
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    @property
+    def _at_once(self) -> int:
+        return self.batch_size * (self._place[1] if self.alone else 1)
+
+    def _digest(self, made: int) -> str:
+        if len(self.digests) != len(self.requests) + 1:
+            texts = (repr(request).encode() for request in self.requests)
+            chain = accumulate(texts, lambda so_far, t: blake2b(so_far + t).digest(), initial=b"")
+            self.digests = [digest.hex() for digest in chain]
+        return self.digests[made] if made < len(self.digests) else ""
+
+    def _loader(self, rank: int, devices: int) -> ResumableLoader:
+        """Every so manieth batch; where the devices' turns do not come out even, an empty one."""
+        size = self.batch_size
+        batches = [self.requests[at : at + size] for at in range(0, len(self.requests), size)]
+        batches += [[]] * (-len(batches) % devices)
+        filled = [[*batch, *[None] * (size - len(batch))] for batch in batches[rank::devices]]
+        return ResumableLoader(
+            [request for batch in filled for request in batch],  # type: ignore[arg-type]
+            batch_size=size,  # by name: Lightning rebuilds the loader to predict
+            collate_fn=present,
+        )
 
     def _watched_texts(self) -> list[tuple[int, str]]:
         texts = embedded_sentences() if self.watch is None else documents(self.watch)
@@ -139,6 +196,11 @@ class EditingDataModule(L.LightningDataModule):
         if not numbered:
             raise ValueError(f"watch: {self.watch} holds no text; give a file that holds some")
         return sorted(numbered, key=lambda item: len(item[1]))
+
+
+def present(batch: list[EditRequest | None]) -> list[EditRequest]:
+    """A batch without what merely fills it up."""
+    return [request for request in batch if request is not None]
 
 
 def selection(

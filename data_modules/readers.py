@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import fsspec
 from lightning.pytorch.utilities import rank_zero_warn
+from safetensors import SafetensorError, safe_open
 
 from .corpora import rows
 from .counterfact import flat_counterfact, published_counterfact
@@ -36,8 +37,8 @@ def read_requests(path: str, skip_faulty: bool = False) -> list[EditRequest]:
     """Edit requests of a dataset, in its order.
 
     Args:
-        path: a file, a JSON list or JSON lines, plain or compressed (gz, bz2, xz, zip), or the
-            name of a dataset on the hub.
+        path: a file, a JSON list or JSON lines, plain or compressed (gz, bz2, xz, zip); or the
+            name of a dataset on the hub; or the folder of a run, for the requests it edited.
         skip_faulty: leave out records that cannot become a request, with a warning.
 
     Raises:
@@ -73,9 +74,26 @@ def _request(record: Record) -> EditRequest:
 
 
 def _rows(path: str) -> Iterable[dict[str, Any]]:
+    ledger = sorted(Path(path, "ledger").glob("*.safetensors"))
+    if ledger:
+        return _ledger_rows(ledger)
     if Path(path).is_dir():
-        raise ValueError(f"{path} is a folder; give one of its files")
+        raise ValueError(f"{path} is a folder without a run's ledger; give one of its files")
     return _json_rows(path) if Path(path).is_file() else rows(path)
+
+
+def _ledger_rows(files: list[Path]) -> Iterator[dict[str, Any]]:
+    """Requests of a run's edits, which stand in the headers of its ledger in CounterFact's form."""
+    for file in files:
+        try:
+            with safe_open(file, "pt") as shard:
+                requests = json.loads(shard.metadata()["requests"])
+        except (KeyError, OSError, SafetensorError, TypeError, ValueError) as error:
+            if file != files[-1]:
+                raise ValueError(f"{file} is damaged ({error}); give an intact copy") from error
+            rank_zero_warn(f"{file} is damaged ({error}); its edit, the last one, is left out")
+            return
+        yield from requests
 
 
 def _json_rows(path: str) -> Iterator[dict[str, Any]]:

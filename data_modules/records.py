@@ -1,6 +1,6 @@
 """What travels from the data to the model: edit requests and prompts with answers."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Probe(NamedTuple):
@@ -35,6 +35,21 @@ class EditRequest(NamedTuple):
     def text(self) -> str:
         """The prompt with the subject in its place."""
         return self.prompt.replace("{}", self.subject, 1)
+
+    def as_counterfact(self) -> dict[str, Any]:
+        """The request as CounterFact's authors would publish it, with its neighbors' answers."""
+        return {
+            "case_id": self.case_id,
+            "requested_rewrite": {
+                "prompt": self.prompt,
+                "subject": self.subject,
+                "target_new": {"str": self.target_new},
+                "target_true": {"str": self.target_true},
+            },
+            "paraphrase_prompts": list(self.paraphrases),
+            "neighborhood_prompts": [probe.prompt for probe in self.neighborhood],
+            "neighborhood_targets": [probe.answer for probe in self.neighborhood],
+        }
 
 
 class WatchedText(NamedTuple):

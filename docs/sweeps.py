@@ -48,21 +48,30 @@ def table(run: Path) -> list[str]:
 
 
 def curves(runs: list[Path], file: Path) -> None:
-    """Perplexity of several sequential runs in one picture."""
+    """Perplexity of several sequential runs in one picture; edits taken back are circles."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     for run, line in zip(runs, ("-", "--", ":", "-."), strict=False):
         summary, edits = json.loads((run / "summary.json").read_text()), edits_of(run)
-        start = summary["baseline"]["perplexity"]
+        model = [summary["baseline"]["perplexity"]]  # an edit taken back leaves it as it was
+        for edit in edits:
+            model.append(model[-1] if edit["status"] == "rolled_back" else edit["perplexity"])
+        refused = [edit for edit in edits if edit["status"] == "rolled_back"]
+        others = [e for e in edits if e["method"] != summary["method"] and e not in refused]
+        guarded = f", guarded: {len(refused)} taken back" if refused else ""
+        guarded += f", {len(others)} made by {others[0]['method']}" if others else ""
+        label = f"{summary['method']}, moment {summary['second_moment']}{guarded}"
+        (curve,) = axes.plot([0, *(edit["edit"] for edit in edits)], model, line, label=label)
         axes.plot(
-            [0, *(edit["edit"] for edit in edits)],
-            [start, *(edit["perplexity"] for edit in edits)],
-            line,
-            label=f"{summary['method']}, moment {summary['second_moment']}",
+            [edit["edit"] for edit in refused],
+            [edit["perplexity"] for edit in refused],
+            "o",
+            color=curve.get_color(),
+            fillstyle="none",
         )
     axes.axhline(1000, color="#c1121f", linestyle="--", linewidth=0.8, label="collapse")
     axes.set(yscale="log", xlabel="edit", ylabel="perplexity of watched sentences")
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside upper left")
     axes.grid(alpha=0.3)
     figure.savefig(file, dpi=120)
 

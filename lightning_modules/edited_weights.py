@@ -25,8 +25,10 @@ class Update(NamedTuple):
     right: Tensor | None = None
 
     def dense(self) -> Tensor:
-        """The change itself, ``(out, in)``."""
-        return self.left if self.right is None else self.left @ self.right
+        """The change itself, ``(out, in)``; the same bits however the factors lie in memory."""
+        if self.right is None:
+            return self.left
+        return self.left.contiguous() @ self.right.contiguous()
 
 
 class EditedWeights:
@@ -69,9 +71,13 @@ class EditedWeights:
         view += change.to(view)
         self.lm.get_parameter(update.weight).copy_(master)
 
+    def masters(self) -> dict[str, Tensor]:
+        """Every master, by name."""
+        return {name: self.master(name) for name in self.original}
+
     def snapshot(self) -> dict[str, Tensor]:
         """A copy of every master, by name."""
-        return {name: self.master(name).clone() for name in self.original}
+        return {name: master.clone() for name, master in self.masters().items()}
 
     @torch.no_grad()
     def assign(self, weights: dict[str, Tensor]) -> None:

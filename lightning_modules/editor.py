@@ -14,6 +14,7 @@ from data_modules.records import EditRequest, WatchedText
 from .edited_weights import EditedWeights, Update
 from .language_model.layout import layer_of, oriented
 from .language_model.scoring import Scores
+from .replicas import Place, Replicas
 from .sweep import Made, Sweep
 from .transforms import UpdateTransform
 from .watched import WatchedModel
@@ -40,6 +41,7 @@ class Editor(WatchedModel):
     """
 
     remedy = ""
+    keeps_moments = False
 
     def __init__(self, transform: UpdateTransform | None = None, **options: Any) -> None:
         super().__init__(**options)
@@ -62,21 +64,29 @@ class Editor(WatchedModel):
         """Names of the parameters that the method may change."""
 
     def setup(self, stage: str) -> None:
-        """Refuses several devices.
+        """Takes a place among the devices that make the same edits.
 
         Raises:
-            ValueError: if there is more than one.
+            ValueError: if there are several and they would not leave the model as it is.
         """
-        if self.trainer.world_size > 1:
-            raise ValueError(
-                f"editing on {self.trainer.world_size} devices is not supported yet: each would "
-                "hold another model; use --trainer.devices 1"
-            )
+        if self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, Replicas):
+            raise ValueError("editing on several devices needs --trainer.strategy replicas")
+        together = stage in ("fit", "validate")
+        everyone = Place(self.trainer.global_rank, self.trainer.world_size)
+        self.share = everyone if together else Place()
 
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
         """Takes a model as the one to edit, and keeps the original of every edited weight."""
         super().attach(lm, tokenizer)
         self.edited = EditedWeights(lm, self.edited_weights())
+        self.begin()
+
+    def borrow(self, owner: "Editor") -> None:
+        """Takes the model that another editor edits, with its masters and originals."""
+        self.lm, self.tokenizer, self.fingerprint = owner.lm, owner.tokenizer, owner.fingerprint
+        self.lm_name, self.asked, self.edited = owner.lm_name, owner.asked, owner.edited
+        self.share = owner.share
+        self.to(owner.device)
 
     def lowest_layer(self) -> int:
         """The lowest layer with a weight that may change."""
@@ -88,12 +98,13 @@ class Editor(WatchedModel):
         return self.edited.original
 
     def on_fit_start(self) -> None:
-        """Makes what edits need."""
-        self.prepare()
+        """Makes what edits need, from the unedited model where a run is resumed too."""
+        with self.edited.unedited():
+            self.prepare()
 
     def on_predict_start(self) -> None:
         """Makes what edits need."""
-        self.prepare()
+        self.on_fit_start()
 
     def prepare(self) -> None:
         """Makes what edits need and only has to be made once, from the unedited model."""
@@ -104,17 +115,23 @@ class Editor(WatchedModel):
         return torch.optim.SGD(weights, lr=1.0)
 
     def training_step(self, batch: Sequence[EditRequest], batch_idx: int) -> None:
-        """Makes one edit, or repeats the one made ahead, and counts it."""
+        """Makes one edit, or repeats the one made ahead, and counts it.
+
+        Raises:
+            DriftError: if another device has not come to the same weights.
+        """
         if self.sweep is not None and self.sweep.holds(batch):
             self.remake(self.sweep.made[self.sweep.current])
-        else:
+        elif batch:  # empty where another device makes the last edit of a sweep
             self.make_edit(batch)
+        self.share.require_same(self.edited.masters() | self.history)
         self.optimizers().step()  # type: ignore[union-attr] # a single optimizer
 
     def make_edit(self, requests: Sequence[EditRequest]) -> None:
         """Edits the model; a failed edit leaves it as it was and is marked in ``record``."""
         started = time.perf_counter()
         self.begin()
+        self.record.pop("reason", None)
         self.record |= {"status": "applied", "method": type(self).__name__}
         try:
             for update in self.edit(requests):
@@ -122,6 +139,9 @@ class Editor(WatchedModel):
         except FloatingPointError as error:
             self.undo()
             self.record |= {"status": "failed", "reason": str(error)}
+        except BaseException:
+            self.undo()
+            raise
         else:
             self.edited_cases += [request.case_id for request in requests]
         self.record["update_norm"] = self.edited.distance(self.before.weights)
@@ -192,6 +212,10 @@ class Editor(WatchedModel):
         self.edited.assign(self.original)
         self.history = {}
         self.edited_cases = []
+
+    def needs(self) -> dict[str, str]:
+        """What the method needs beside the model, and whether it is there, in words."""
+        return {}
 
     def card(self) -> dict[str, Any]:
         """Adds which weights are edited."""

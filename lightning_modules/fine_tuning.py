@@ -13,7 +13,7 @@ from data_modules.records import EditRequest
 from .edited_weights import Update
 from .editor import Editor
 from .functional.norm_ball import clamp_change
-from .language_model.layout import oriented, output_map, output_weight_name
+from .language_model.layout import oriented, output_weight_name
 from .language_model.lower_states import LowerStates
 from .language_model.targets import Placement, Targets, place_targets, target_loss
 from .language_model.tokens import Span, target_span
@@ -46,8 +46,6 @@ class GradientEditor(Editor):
 
     def edited_weights(self) -> list[str]:
         """The output maps of the edited layers."""
-        for layer in self.layers:
-            output_map(self.lm, layer)
         return [output_weight_name(self.lm, layer) for layer in self.layers]
 
     def spans(self, requests: Sequence[EditRequest]) -> list[Span]:

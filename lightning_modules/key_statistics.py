@@ -14,11 +14,11 @@ from data_modules.records import WatchedText
 from .functional.least_squares import condition_number
 from .functional.second_moment import SecondMoment, pack, unpack
 from .language_model.layout import blocks, oriented, output_map, output_weight_name
-from .language_model.loading import Dtype, fingerprint, load
+from .language_model.loading import Dtype, artefact_file, fingerprint, load
 from .language_model.passes import recording
 from .language_model.scoring import batches_by_length
 from .language_model.tokens import collate
-from .second_moments import require_tokens, save_second_moments, statistics_file
+from .second_moments import KIND, require_tokens, save_second_moments
 
 BATCHES_WAITING = 16  # windows of so many batches are sorted by length together
 SAMPLE_KEYS = 64
@@ -101,7 +101,7 @@ class KeyStatistics(L.LightningModule):
     def on_test_start(self) -> None:
         """Starts the sums at zero; finds out early whether the file can be written."""
         self.fingerprint = fingerprint(self.lm, self.tokenizer)
-        self.file = statistics_file(self.output, self.lm_name, self.fingerprint)
+        self.file = artefact_file(KIND, self.output, self.lm_name, self.fingerprint)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.sums = {layer: SecondMoment(self.width, self.device) for layer in self.maps}
         self.about: dict[int, dict] = {layer: {"agreement": {}} for layer in self.maps}

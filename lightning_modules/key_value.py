@@ -14,9 +14,10 @@ from .editor import Editor
 from .functional.rank_one import factorize
 from .functional.value_search import FoundValue, ValueSearchOptions
 from .language_model.contexts import sample_contexts
-from .language_model.layout import output_map, output_weight_name
+from .language_model.layout import output_weight_name
+from .language_model.loading import artefact_file
 from .language_model.values import Located, Recorded, alike, record_requests, search_values
-from .second_moments import load_second_moment, statistics_file
+from .second_moments import KIND, load_second_moment
 
 
 class KeyValueEditor(Editor):
@@ -65,8 +66,6 @@ class KeyValueEditor(Editor):
 
     def edited_weights(self) -> list[str]:
         """The output maps of the edited layers."""
-        for layer in self.layers:
-            output_map(self.lm, layer)
         return [output_weight_name(self.lm, layer) for layer in self.layers]
 
     def prepare(self) -> None:
@@ -102,7 +101,7 @@ class KeyValueEditor(Editor):
                 self.load_moment(layer)
         except (FileNotFoundError, ValueError) as error:
             return {"second moment": f"MISSING: {error}"}
-        file = statistics_file(self.statistics, self.lm_name, self.fingerprint)
+        file = artefact_file(KIND, self.statistics, self.lm_name, self.fingerprint)
         return {"second moment": f"found, of layers {self.layers} in {file}"}
 
     def protect(self, layer: int, moment: Tensor | None) -> None:
@@ -151,13 +150,23 @@ class KeyValueEditor(Editor):
         """The requests' texts as the model sees them up to the value."""
         return record_requests(self.lm, self.tokenizer, self.value_layer, contexts, requests)
 
+    def predict_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
+        """What each edit would risk, without searching a value or editing."""
+        return [
+            {"case_id": r.case_id, "subject": r.subject, "prompt": r.prompt, **self.risk(located)}
+            for r, located in zip(batch, self.locate(batch), strict=True)
+        ]
+
+    def risk(self, located: Located) -> dict[str, Any]:
+        """Cosine of plain and mean key, and place of the subject's last token."""
+        return dict(located.figures)
+
     def figures(self, located: Located, found: FoundValue) -> dict[str, Any]:
         """What the journal keeps of one request's search."""
         figures: dict[str, Any] = {
             "value_loss": found.losses[-1],
             "value_steps": len(found.losses),
-            "key_cosine": located.key_cosine,
-            "subject_position": located.subject_position,
+            **located.figures,
         }
         if self.value.stop == "goal" and found.losses[-1] >= self.value.goal:
             figures["reason"] = (

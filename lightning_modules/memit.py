@@ -1,5 +1,6 @@
 """MEMIT: many requests, several layers, least squares; optionally none of the past is forgotten."""
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -24,6 +25,11 @@ class RidgeEditor(SpreadEditor):
         self.keeps_keys = history
         self.systems: dict[int, NormalEquations] = {}
         self.known: dict[int, tuple[Tensor | None, NormalEquations]] = {}
+
+    @abstractmethod
+    def protect(self, layer: int, moment: Tensor | None) -> None:
+        """Says by :meth:`start_from` what A is, given C; here C is factorized."""
+        super().protect(layer, moment)
 
     def fit(self, layer: int, keys: Tensor, residuals: Tensor) -> LowRank:
         """The ridge solution; adds the keys to the history if there is one."""

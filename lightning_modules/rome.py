@@ -65,25 +65,11 @@ class RankOneEditor(KeyValueEditor):
         """``C⁻¹ k``, ``(f,)``, of the key that gives the direction."""
         return whiten(chosen.direction[:, None], self.factors[self.value_layer])[:, 0]
 
-    def predict_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
-        """What an edit would divide by, per request, without searching a value or editing."""
-        return [
-            self.risk(request, located)
-            for request, located in zip(batch, self.locate(batch), strict=True)
-        ]
-
-    def risk(self, request: EditRequest, located: Located) -> dict[str, Any]:
-        """Denominator, cosine of plain and mean key, and place of the subject's last token."""
+    def risk(self, located: Located) -> dict[str, Any]:
+        """Adds what an edit would divide by."""
         chosen = self.choose_keys(located.keys, located.values)
         direction = F.normalize(self.direction(chosen), dim=0)
-        return {
-            "case_id": request.case_id,
-            "subject": request.subject,
-            "prompt": request.prompt,
-            "denominator": abs(float(direction @ chosen.key.double())),
-            "key_cosine": located.key_cosine,
-            "subject_position": located.subject_position,
-        }
+        return {"denominator": abs(float(direction @ chosen.key.double())), **super().risk(located)}
 
 
 class ROME(RankOneEditor):

@@ -14,24 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .functional.second_moment import unpack
-from .language_model.loading import EMBEDDED
+from .language_model.loading import artefact_file
 
-CACHE = Path("cache") / "key_statistics"
-
-
-def statistics_file(path: str | None, lm_name: str, model: str) -> Path:
-    """Where a model's second moments are kept.
-
-    Args:
-        path: a file given by the user, which wins.
-        lm_name: the model's name.
-        model: the model's fingerprint.
-    """
-    if path is not None:
-        return Path(path)
-    if lm_name == "embedded":
-        return EMBEDDED / "key_statistics.safetensors"
-    return CACHE / f"{lm_name.strip('/').replace('/', '--')}-{model[:12]}.safetensors"
+KIND = "key_statistics"
 
 
 def load_second_moment(path: str | None, lm_name: str, model: str, layer: int) -> Tensor:
@@ -48,7 +33,7 @@ def load_second_moment(path: str | None, lm_name: str, model: str, layer: int) -
         ValueError: if it is damaged, of another model, lacks the layer, or counts fewer tokens
             than a key is wide, which leaves the moment singular.
     """
-    file = statistics_file(path, lm_name, model)
+    file = artefact_file(KIND, path, lm_name, model)
     command = (
         "python train.py test --config key-statistics.yaml "
         f"--model.lm {lm_name} --model.layers [{layer}]"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from data_modules.records import EditRequest, WatchedText
@@ -13,7 +14,8 @@ from .language_model.judging import judge
 from .language_model.loading import Dtype, fingerprint, load
 from .language_model.lower_states import LowerStates
 from .language_model.scoring import Scores, score
-from .language_model.tokens import Span, text_span
+from .language_model.tokens import Span, fast, text_span
+from .replicas import Place
 
 QUESTIONS_MEMORY = 2**27  # bytes; a request is judged before its edit and again after it
 
@@ -22,7 +24,8 @@ class WatchedModel(L.LightningModule, ABC):
     """Watched text under ``validate``, requests under ``test``; scores are all that it returns.
 
     Everything known about the edit in flight is in ``record``, which callbacks complete and the
-    journal writes; ``baseline`` is what the unedited model scored.
+    journal writes; ``baseline`` is what the unedited model scored. Devices that hold the same model
+    share the work: ``share`` tells which of them this is.
 
     Args:
         lm: ``embedded``, a folder, or a model's name on the hub.
@@ -53,6 +56,7 @@ class WatchedModel(L.LightningModule, ABC):
         self.record: dict[str, Any] = {}
         self.baseline: dict[str, float] = {}
         self.edited_cases: list[int] = []
+        self.share = Place()
 
     @abstractmethod
     def lowest_layer(self) -> int:
@@ -64,8 +68,9 @@ class WatchedModel(L.LightningModule, ABC):
             self.attach(*load(self.lm_name, self.dtype_name, self.trust_remote_code))
 
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Takes a model, frozen and in eval mode, as the one in question."""
-        self.lm, self.tokenizer = lm, tokenizer
+        """Takes a model as the one in question, where it is; freezes it, in eval mode."""
+        self.lm, self.tokenizer = lm.requires_grad_(False).eval(), fast(tokenizer, self.lm_name)
+        self.to(lm.device)
         self.fingerprint = fingerprint(lm, tokenizer)
         lowest = self.lowest_layer()
         self.lower = LowerStates(lowest, self.watch_memory * 2**30, self.watch_host_memory * 2**30)
@@ -78,7 +83,8 @@ class WatchedModel(L.LightningModule, ABC):
     def watch(self, batch: WatchedText, copies: int = 1) -> Scores:
         """Scores of watched texts, as if each stood there so many times."""
         spans = [text_span(self.tokenizer, text) for text in batch.texts]
-        return score(self.lm, spans, lower=self.lower, copies=copies)
+        scores = score(self.lm, spans, lower=self.lower, copies=copies, share=self.share)
+        return self._shared(scores)
 
     def test_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
         """Judges each edit of a checkpoint on the model as it is now; without one, all requests."""
@@ -88,9 +94,26 @@ class WatchedModel(L.LightningModule, ABC):
             if self.trainer.ckpt_path is None or request.case_id in self.edited_cases
         ]
 
+    def predict_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
+        """Foretells nothing here.
+
+        Raises:
+            ValueError: always; a method with keys says more.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has no keys from which the risk of an edit could be told; "
+            "predict with a method that has, such as rome.yaml"
+        )
+
     def score(self, spans: Sequence[Span]) -> Scores:
         """Log-probability, length and greedy matches of each span's predicted tokens."""
-        return score(self.lm, spans, lower=self.asked)
+        return self._shared(score(self.lm, spans, lower=self.asked, share=self.share))
+
+    def _shared(self, scores: Scores) -> Scores:
+        """The scores that the devices have found together."""
+        parts = torch.stack([scores.log_prob, scores.greedy.double()])
+        log_prob, greedy = self.share.summed(parts, self.device)
+        return Scores(log_prob, scores.length, greedy.long())
 
     def judge(self, request: EditRequest) -> dict[str, float]:
         """Efficacy, paraphrase and neighborhood of a request, on the model as it is now."""

@@ -10,7 +10,7 @@ import yaml
 from callbacks.collapse import CollapseStopping
 from callbacks.ledger import read_journal
 from lightning_modules.editor import Editor
-from tests.callbacks.runs import REQUESTS, WATCHED, WEIGHT, tiny_lm, without_timings
+from tests.callbacks.runs import WEIGHT, options_of, tiny_lm, without_timings
 from train import CONFIGS, located, main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,31 +30,7 @@ def lm(tmp_path_factory):
 @pytest.fixture(scope="module")
 def options(lm, tmp_path_factory):
     """What makes ``rome.yaml`` a run of two edits of the tiny model."""
-    folder = tmp_path_factory.mktemp("data")
-    cases = [
-        {
-            "case_id": request.case_id,
-            "prompt": request.text,
-            "subject": request.subject,
-            "target_new": request.target_new,
-            "ground_truth": request.target_true,
-        }
-        for request in REQUESTS
-    ]
-    (folder / "requests.json").write_text(json.dumps(cases))
-    (folder / "watched.json").write_text(json.dumps([{"text": text} for text in WATCHED]))
-    return [
-        *("--config", "rome.yaml"),
-        *("--model.lm", lm),
-        *("--model.layer", "0"),
-        *("--model.second_moment", "identity"),
-        *("--model.contexts", "{6: 2}"),
-        *("--model.value.steps", "2"),
-        *("--data.path", str(folder / "requests.json")),
-        *("--data.watch", str(folder / "watched.json")),
-        *("--data.limit", "2"),
-        *("--trainer.accelerator", "cpu"),
-    ]
+    return options_of(lm, tmp_path_factory.mktemp("data"), edits=2)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +60,7 @@ class TestConfigs:
             assert cli.model.lm is None
             callbacks = names(cli.trainer.callbacks)
             assert callbacks[:3] == ["EditJournal", "EditMetrics", "Perplexity"]
-            assert {"CollapseStopping", "ModelCheckpoint"} <= set(callbacks[3:])
+            assert {"CollapseStopping", "EditCheckpoint"} <= set(callbacks[3:])
 
     @pytest.mark.parametrize("argument", ["rome.yaml", "--config=rome.yaml", "gpt2-xl/rome.yaml"])
     def test_a_bare_name_is_looked_up_in_configs(self, argument):

@@ -94,7 +94,12 @@ def norm_behind(lm: PreTrainedModel, layer: int) -> nn.Module | None:
 
 
 def output_weight_name(lm: PreTrainedModel, layer: int) -> str:
-    """The full parameter name of a layer's MLP output weight."""
+    """The full parameter name of a layer's MLP output weight.
+
+    Raises:
+        ValueError: if the layer does not exist.
+    """
+    output_map(lm, layer)
     layout = layout_of(lm.config)
     return f"{layout.blocks}.{layer}.{layout.output}.weight"
 

@@ -58,6 +58,23 @@ def load(
     return lm.requires_grad_(False).eval(), fast(tokenizer, name)
 
 
+def artefact_file(kind: str, path: str | None, lm_name: str, model: str) -> Path:
+    """Where something that was made from a model, and fits no other, is kept.
+
+    Args:
+        kind: what it is, such as ``key_statistics``.
+        path: a file given by the user, which wins.
+        lm_name: the model's name.
+        model: the model's fingerprint.
+    """
+    if path is not None:
+        return Path(path)
+    if lm_name == "embedded":
+        return EMBEDDED / f"{kind}.safetensors"
+    name = lm_name.strip("/").replace("/", "--")
+    return Path("cache") / kind / f"{name}-{model[:12]}.safetensors"
+
+
 def fingerprint(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> str:
     """A hash of the model's weights (a strided sample of each) and of its vocabulary."""
     digest = hashlib.blake2b(digest_size=16)

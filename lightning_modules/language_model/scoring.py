@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -42,6 +43,7 @@ def score(
     batch_tokens: int = 2048,
     lower: LowerStates | None = None,
     copies: int = 1,
+    share: tuple[int, int] = (0, 1),
 ) -> Scores:
     """Scores of each span's tokens from ``start`` on, in the order given.
 
@@ -55,10 +57,13 @@ def score(
         lower: where hidden states below the edit are kept, for texts that are scored again.
         copies: how often each text is in its batch, for a model that treats copies differently
             (``apart.edited_apart``); in the result all first copies come first.
+        share: which device of how many this is: it scores its share of the batches, and the sum
+            over the devices is the result.
     """
     log_prob = torch.zeros(copies, len(spans), dtype=torch.float64)
     greedy = torch.zeros(copies, len(spans), dtype=torch.long)
-    for numbers in batches_by_length([len(span.tokens) for span in spans], batch_tokens // copies):
+    batches = batches_by_length([len(span.tokens) for span in spans], batch_tokens // copies)
+    for numbers in islice(batches, share[0], None, share[1]):
         chosen = [spans[number] for number in numbers]
         token_log_prob, hit, row = _token_scores(lm, chosen, lower, copies)
         index = row // len(numbers) * len(spans) + torch.tensor(numbers)[row % len(numbers)]

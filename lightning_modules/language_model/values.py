@@ -35,6 +35,11 @@ class Located(NamedTuple):
         """Cosine of the unprefixed key and the mean key; far below 1 where ROME is dangerous."""
         return float(F.cosine_similarity(self.keys[0].float(), self.keys.float().mean(0), 0))
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """What tells whether an edit is dangerous."""
+        return {"key_cosine": self.key_cosine, "subject_position": self.subject_position}
+
 
 class Recorded(NamedTuple):
     """The recorded texts of n requests: for each one per context, and the essence prompt last.

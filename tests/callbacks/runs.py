@@ -107,13 +107,12 @@ def trainer_in(folder: Path, callbacks: Iterable[L.Callback], **options: Any) ->
     return L.Trainer(
         accelerator="cpu",
         max_epochs=1,
-        val_check_interval=1,
         check_val_every_n_epoch=None,
         log_every_n_steps=1,
         enable_model_summary=False,
         default_root_dir=folder,
         callbacks=list(callbacks),
-        **{**quiet, "num_sanity_val_steps": -1, **options},
+        **{**quiet, "val_check_interval": 1, "num_sanity_val_steps": -1, **options},
     )
 
 
@@ -144,6 +143,34 @@ def fit(
     run = Run(trainer, method(lm=lm, **METHOD), data_of(requests), folder)
     trainer.fit(run.editor, datamodule=run.data, ckpt_path=resume)
     return run
+
+
+def options_of(lm: str, folder: Path, edits: int) -> list[str]:
+    """What makes ``rome.yaml`` a short run of the tiny model; its data goes to the folder."""
+    cases = [
+        {
+            "case_id": 10 + number,
+            "prompt": request.text,
+            "subject": request.subject,
+            "target_new": request.target_new,
+            "ground_truth": request.target_true,
+        }
+        for number, request in enumerate(REQUESTS * 3)
+    ]
+    (folder / "requests.json").write_text(json.dumps(cases))
+    (folder / "watched.json").write_text(json.dumps([{"text": text} for text in WATCHED]))
+    return [
+        *("--config", "rome.yaml"),
+        *("--model.lm", lm),
+        *("--model.layer", "0"),
+        *("--model.second_moment", "identity"),
+        *("--model.contexts", "{6: 2}"),
+        *("--model.value.steps", "2"),
+        *("--data.path", str(folder / "requests.json")),
+        *("--data.watch", str(folder / "watched.json")),
+        *("--data.limit", str(edits)),
+        *("--trainer.accelerator", "cpu"),
+    ]
 
 
 def without_timings(edits: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from callbacks.checkpoint import EditCheckpoint
 from callbacks.collapse import CollapseStopping
 from callbacks.restore import RestoreWeights
 
@@ -68,3 +69,14 @@ def test_the_lower_limit_counts():
     assert guard.limit(50.0) == 500.0
     assert guard.limit(500.0) == 1000.0
     assert CollapseStopping().limit(1e6) == 1000.0
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_a_collapsed_run_is_resumed_only_under_a_higher_limit(lm, tmp_path):
+    callbacks = [*watching(), Poison({2}, 50.0), EditCheckpoint()]
+    fit(lm, tmp_path / "first", callbacks, enable_checkpointing=True)
+    saved = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    with pytest.raises(ValueError, match=r"the model collapsed at edit 2, .* raise --collapse"):
+        fit(lm, tmp_path / "second", watching(), resume=saved)
+    run = fit(lm, tmp_path / "third", watching(threshold=1e300), resume=saved)
+    assert run.column("edit") == [3, 4]

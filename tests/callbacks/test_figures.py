@@ -39,6 +39,14 @@ def test_curve_has_a_point_for_each_edit_and_a_cross_for_each_collapse():
     assert set(drawn["collapse above 1000"].get_ydata()) == {1000.0}
 
 
+def test_edits_that_were_taken_back_stand_beside_the_curve():
+    refused = {"edit": 3, "perplexity": 900.0, "collapsed": True, "status": "rolled_back"}
+    drawn = lines(health_figure([*EDITS, refused], {}))
+    assert drawn["taken back (1)"].get_xydata().tolist() == [[3, 900]]
+    assert drawn["after the edit"].get_xydata().tolist() == [[1, 30], [2, 1e100], [5, 40]]
+    assert "collapsed (1 of 3)" in drawn
+
+
 def test_single_edits_are_not_joined():
     drawn = lines(health_figure(EDITS, {}, single=True))
     assert drawn["after the edit"].get_linestyle() == "None"

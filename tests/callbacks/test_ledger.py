@@ -251,3 +251,9 @@ def test_a_request_may_hold_any_character(lm, tmp_path):
     odd = REQUESTS[3]._replace(subject="Zür\u2028ich \x85 “é”")
     run = fit(lm, tmp_path, watching(), [odd, REQUESTS[0]])
     assert run.column("subject") == [odd.subject, "Paris"]
+
+
+def test_a_folder_that_holds_a_run_is_not_written_to_by_another(lm, sequential):
+    with pytest.raises(ValueError, match="already holds the edits of a run; name another folder"):
+        fit(lm, sequential.folder, watching())
+    assert len(sequential.edits) == 4

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from callbacks.risk import RiskTable
+from lightning_modules.fine_tuning import FineTuning
+from lightning_modules.memit import MEMIT
 from lightning_modules.rome import ROME
 
 from .runs import METHOD, REQUESTS, WEIGHT, data_of, trainer_in
@@ -40,3 +42,17 @@ def test_a_foreseen_denominator_is_the_one_of_the_edit(foreseen, sequential):
 def test_predicting_leaves_the_model_as_it_is(foreseen):
     editor = foreseen[0]
     assert torch.equal(editor.lm.get_parameter(WEIGHT), editor.original[WEIGHT])
+
+
+def test_a_batch_method_ranks_by_the_cosine_of_its_keys(lm, tmp_path):
+    options = {name: value for name, value in METHOD.items() if name != "layer"}
+    trainer_in(tmp_path, [RiskTable()]).predict(MEMIT(lm=lm, layers=[0], **options), data_of())
+    rows = [json.loads(line) for line in (tmp_path / "risk.jsonl").read_text().splitlines()]
+    cosines = [row["key_cosine"] for row in rows]
+    assert cosines == sorted(cosines)
+    assert "denominator" not in rows[0]
+
+
+def test_a_method_without_keys_says_that_it_can_foretell_nothing(lm, tmp_path):
+    with pytest.raises(ValueError, match="FineTuning has no keys from which the risk"):
+        trainer_in(tmp_path, [RiskTable()]).predict(FineTuning(lm=lm), data_of())

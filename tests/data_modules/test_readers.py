@@ -97,7 +97,7 @@ def test_a_damaged_archive_is_refused(tmp_path: Path, name: str, content: bytes)
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is a folder; give one of its files"):
+    with pytest.raises(ValueError, match="is a folder without a run's ledger; give one"):
         read_requests(str(tmp_path))
 
 

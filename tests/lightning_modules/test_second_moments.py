@@ -6,12 +6,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lightning_modules.functional.second_moment import pack
-from lightning_modules.language_model.loading import EMBEDDED, fingerprint, load
+from lightning_modules.language_model.loading import fingerprint, load
 from lightning_modules.second_moments import (
     load_second_moment,
     require_tokens,
     save_second_moments,
-    statistics_file,
 )
 
 MODEL = "0123456789abcdef"
@@ -116,16 +115,3 @@ def test_an_interrupted_write_leaves_the_old_file(file, monkeypatch):
 def test_a_file_from_before_entries_per_layer_is_read():
     model = fingerprint(*load("embedded"))
     assert load_second_moment(None, "embedded", model, 0).shape == (1280, 1280)
-
-
-def test_place_of_statistics_tells_models_and_weights_apart():
-    given = statistics_file("here.safetensors", "embedded", "0" * 32)
-    assert given == Path("here.safetensors")
-    assert statistics_file(None, "embedded", "0" * 32).parent == EMBEDDED
-    places = {
-        statistics_file(None, lm, model * 32)
-        for lm in ("org/lm", "/org/lm2")
-        for model in ("0", "1")
-    }
-    assert len(places) == 4
-    assert {len(place.parts) for place in places} == {3}

@@ -1,10 +1,12 @@
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lightning_modules.language_model.layout import oriented, output_weight_name
-from lightning_modules.language_model.loading import fingerprint, load
+from lightning_modules.language_model.loading import EMBEDDED, artefact_file, fingerprint, load
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 
@@ -95,3 +97,18 @@ def test_fingerprint_tells_models_and_tokenizers_apart():
         fingerprint(lm, other),
     }
     assert len(names) == 3
+
+
+def test_place_of_an_artefact_tells_models_and_weights_apart():
+    assert artefact_file("mend", "here.safetensors", "embedded", "0" * 32) == Path(
+        "here.safetensors"
+    )
+    assert artefact_file("mend", None, "embedded", "0" * 32) == EMBEDDED / "mend.safetensors"
+    places = {
+        artefact_file(kind, None, lm, model * 32)
+        for kind in ("mend", "key_statistics")
+        for lm in ("org/lm", "/org/lm2")
+        for model in "01"
+    }
+    assert len(places) == 8
+    assert {len(place.parts) for place in places} == {3}

@@ -1,0 +1,98 @@
+"""A run's folder and the files in it, each of which is whole whenever the run is killed."""
+
+import errno
+import fcntl
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+
+def folder_of(trainer: L.Trainer) -> Path:
+    """The run's folder, as the first process names it: it alone reads and writes there."""
+    return Path(getattr(trainer.logger, "log_dir", None) or trainer.default_root_dir)
+
+
+def read_journal(folder: Path) -> list[dict[str, Any]]:
+    """All edits of a run, in order; none if it has no journal. What was not finite is infinite."""
+    file = folder / "edits.jsonl"
+    edits = map(json.loads, file.read_text("utf-8").split("\n")[:-1]) if file.exists() else ()
+    return [{k: math.inf if v is None else v for k, v in edit.items()} for edit in edits]
+
+
+def rewind(file: Path, lines: int) -> None:
+    """Leaves the first lines of a journal; those behind belong to edits that are made again."""
+    text = file.read_text("utf-8") if file.exists() else ""
+    kept = "".join(f"{line}\n" for line in text.split("\n")[:-1][:lines])
+    if kept != text or not file.exists():
+        replace_text(file, kept)
+
+
+def nullified(content: Any) -> Any:
+    """The same with null for every figure that is not finite, which JSON cannot hold."""
+    if isinstance(content, dict):
+        return {name: nullified(value) for name, value in content.items()}
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file as a whole or not at all."""
+    replace_text(file, json.dumps(nullified(content), indent=2, ensure_ascii=False) + "\n")
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Puts a text in the place of a file, as a whole or not at all."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
+
+
+def append(file: Path, line: str) -> None:
+    """Adds a line as a whole or not at all, and waits until the disk has it.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    data = f"{line}\n".encode()
+    with file.open("ab", buffering=0) as journal:
+        end = journal.seek(0, os.SEEK_END)
+        try:
+            if journal.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(journal.fileno())
+        except OSError as error:
+            journal.truncate(end)
+            raise OSError(
+                f"{file} takes no further line ({error.strerror}); the lines before it are whole: "
+                "make room, and go on by --ckpt_path last"
+            ) from error
+
+
+class Claim:
+    """A run's folder, held by this process alone until it ends or lets go.
+
+    Args:
+        folder: made if it is not there.
+
+    Raises:
+        OSError: if the folder cannot be written.
+        ValueError: if another process holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.release()
+            raise ValueError(
+                f"another run is writing to {folder}; wait for its end, or name another folder"
+            ) from error
+
+    def release(self) -> None:
+        """Lets others have it."""
+        os.close(self.descriptor)

@@ -1,0 +1,123 @@
+"""Edit requests to learn editing from, apart by subject from those it is judged on."""
+
+from hashlib import blake2b
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from .editing import EditingDataModule
+from .embedded import embedded_requests
+from .readers import read_requests
+from .records import EditRequest
+
+HELD_OUT_OF = 5
+
+
+def held_out(request: EditRequest) -> bool:
+    """Whether a request's subject is one of the fifth that training never edits.
+
+    The subject alone decides, whatever the dataset, its order or a seed.
+    """
+    return blake2b(request.subject.encode()).digest()[0] % HELD_OUT_OF == 0
+
+
+class HeldOutDataModule(EditingDataModule):
+    """An editing run's data, of whose requests only those with a held-out subject are edited.
+
+    The limit counts these.
+    """
+
+    def setup(self, stage: str) -> None:
+        """Reads and selects once, whatever the stages.
+
+        Raises:
+            ValueError: if no request has a held-out subject.
+        """
+        if self.requests:
+            return
+        limit, self.limit = self.limit, None
+        super().setup(stage)
+        self.limit = limit
+        self.requests = _some([r for r in self.requests if held_out(r)], self.path)[:limit]
+
+
+class MetaTrainingDataModule(L.LightningDataModule):
+    """Requests to train on, shuffled each epoch, and held-out ones to validate on.
+
+    Args:
+        path: edit requests, as an editing run takes them; the embedded ones if null. Those with a
+            held-out subject are validated on.
+        validation_path: a file of further requests to validate on; then all of ``path`` is
+            trained on.
+        limit: requests trained on at most, the first ones; all if null.
+        validation_limit: requests validated on at most, the first ones; all if null.
+        batch_size: requests of one edit.
+        skip_faulty: leave out records that cannot become a request, with a warning.
+
+    Raises:
+        ValueError: if the batch size is not positive.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        validation_path: str | None = None,
+        limit: int | None = None,
+        validation_limit: int | None = None,
+        batch_size: int = 1,
+        skip_faulty: bool = False,
+    ) -> None:
+        super().__init__()
+        if batch_size <= 0:
+            raise ValueError(f"batch_size must be positive, got {batch_size}")
+        self.path = path
+        self.validation_path = validation_path
+        self.limit = limit
+        self.validation_limit = validation_limit
+        self.batch_size = batch_size
+        self.skip_faulty = skip_faulty
+
+    def setup(self, stage: str) -> None:
+        """Reads and splits.
+
+        Raises:
+            ValueError: if no request is left for one of the parts.
+        """
+        requests = self._read(self.path)
+        if self.validation_path is None:
+            train, validation = (
+                [r for r in requests if held_out(r) == wanted] for wanted in (False, True)
+            )
+        else:
+            train, validation = requests, self._read(self.validation_path)
+        self.train = _some(train, self.path)[: self.limit]
+        self.validation = _some(validation, self.path)[: self.validation_limit]
+
+    def _read(self, path: str | None) -> list[EditRequest]:
+        return embedded_requests() if path is None else read_requests(path, self.skip_faulty)
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of one edit each."""
+        return DataLoader(
+            self.train,  # type: ignore[arg-type] # torch takes any sequence
+            self.batch_size,
+            shuffle=True,
+            collate_fn=list,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """Held-out requests."""
+        return DataLoader(
+            self.validation,  # type: ignore[arg-type]
+            self.batch_size,
+            collate_fn=list,
+        )
+
+
+def _some(requests: list[EditRequest], path: str | None) -> list[EditRequest]:
+    if not requests:
+        raise ValueError(
+            f"{path}: too few subjects to train on some and hold others out; give more requests, "
+            "or name others by validation_path"
+        )
+    return requests

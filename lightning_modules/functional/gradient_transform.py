@@ -1,0 +1,138 @@
+"""What MEND and UltraEdit do to a weight's gradient, which is an outer product for each token."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class RunningMoments(NamedTuple):
+    """Mean and spread of all rows seen so far, in float64.
+
+    Attributes:
+        seen: ``()``, how many rows.
+        mean: ``(f,)``.
+        squares: ``(f,)``, sum of squared deviations from the mean.
+    """
+
+    seen: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    @classmethod
+    def none(cls, like: Tensor) -> "RunningMoments":
+        """The moments of no rows, where rows are ``(…, f)`` as those of ``like``."""
+        zero = like.new_zeros(like.shape[-1], dtype=torch.float64)
+        return cls(zero.new_zeros(()), zero, zero.clone())
+
+    def extended(self, rows: Tensor) -> "RunningMoments":
+        """The moments of the rows seen and of further ones ``(n, f)`` together (Chan et al.)."""
+        if not len(rows):
+            return self
+        rows, added = rows.double(), len(rows)
+        mean = rows.mean(0)
+        count = self.seen + added
+        step = mean - self.mean
+        return RunningMoments(
+            count,
+            self.mean + step * (added / count),
+            self.squares
+            + (rows - mean).square().sum(0)
+            + step.square() * (self.seen * added / count),
+        )
+
+    def standardized(self, rows: Tensor) -> Tensor:
+        """Rows ``(n, f)`` in deviations from the mean; a column that never varied becomes 0.
+
+        Where nothing was seen yet, the rows themselves.
+        """
+        if self.seen == 0:
+            return rows
+        deviation = (self.squares / (self.seen - 1).clamp(min=1)).sqrt()
+        return ((rows.double() - self.mean) / deviation.clamp(min=1e-12)).to(rows)
+
+
+class LowRankLayer(nn.Module):
+    """``x + s ⊙ (U V x + b) + o``, the added part cut off below 0 if ``positive``.
+
+    It is the identity until trained, as U, b and o are 0. The scale s and the offset o belong to
+    one of the weights that share U, V and b.
+
+    Args:
+        width: of x.
+        rank: of ``U V``.
+        sharing: how many weights share the layer.
+        positive: whether the layer is a hidden one.
+    """
+
+    def __init__(self, width: int, rank: int, sharing: int, positive: bool) -> None:
+        super().__init__()
+        self.positive = positive
+        self.up = nn.Parameter(torch.zeros(width, rank))
+        self.down = nn.Parameter(nn.init.xavier_normal_(torch.empty(rank, width)))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.scale = nn.Parameter(torch.ones(sharing, width))
+        self.offset = nn.Parameter(torch.zeros(sharing, width))
+
+    def forward(self, rows: Tensor, number: int) -> Tensor:
+        """Rows ``(n, width)`` transformed for the weight of that number."""
+        added = rows @ self.down.T @ self.up.T + self.bias
+        added = self.scale[number] * added + self.offset[number]
+        # clamp, not relu: at its 0, where training begins, relu has no gradient
+        return rows + (added.clamp(min=0) if self.positive else added)
+
+
+class GradientTransform(nn.Module):
+    """MEND's network g for the weights of one shape: ``(ũ, δ̃) = g(u, δ)`` (Mitchell et al. 2022).
+
+    Two residual low-rank layers on the standardized ``u ‖ δ``. Untrained, and with no moments
+    observed, it is the identity. As in the authors' code, the last layer is linear.
+
+    Args:
+        inputs: width of u, the weight's input.
+        outputs: width of δ, the gradient at the weight's output.
+        rank: of each layer.
+        sharing: how many weights have this shape.
+    """
+
+    seen: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    def __init__(self, inputs: int, outputs: int, rank: int, sharing: int) -> None:
+        super().__init__()
+        width = inputs + outputs
+        self.widths = [inputs, outputs]
+        self.hidden = LowRankLayer(width, rank, sharing, positive=True)
+        self.last = LowRankLayer(width, rank, sharing, positive=False)
+        for name, moment in RunningMoments.none(torch.empty(width))._asdict().items():
+            self.register_buffer(name, moment)
+
+    @property
+    def moments(self) -> RunningMoments:
+        """Of the factors observed."""
+        return RunningMoments(self.seen, self.mean, self.squares)
+
+    def observe(self, inputs: Tensor, gradients: Tensor) -> None:
+        """Adds factors ``(n, in)`` and ``(n, out)`` to the moments."""
+        self.seen, self.mean, self.squares = self.moments.extended(
+            torch.cat([inputs, gradients], -1)
+        )
+
+    def forward(self, inputs: Tensor, gradients: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """The factors ``(n, in)`` and ``(n, out)`` to descend along, of the weight ``number``."""
+        rows = self.moments.standardized(torch.cat([inputs, gradients], -1))
+        rows = self.last(self.hidden(rows, number), number)
+        transformed, pseudo_gradients = rows.split(self.widths, -1)
+        return transformed, pseudo_gradients
+
+
+def lifelong_values(keys: Tensor, gradients: Tensor, rate: float) -> Tensor:
+    """UltraEdit's wanted change of the outputs, ``-η ‖h̃‖² ṽ`` per row, ``(n, out)``.
+
+    Args:
+        keys: ``(n, in)``, h̃, standardized inputs.
+        gradients: ``(n, out)``, ṽ, standardized gradients at the output.
+        rate: η.
+    """
+    return -rate * keys.square().sum(-1, keepdim=True) * gradients

@@ -1,0 +1,148 @@
+"""A loss' gradient at linear maps, kept as its factors; and maps changed by low-rank updates."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from .layout import output_map, output_weight_name
+from .passes import heads_only_at
+from .targets import Targets, place_targets
+from .tokens import Span, collate
+
+TEXTS_PER_PASS = 16
+
+
+class Factors(NamedTuple):
+    """The gradient of a weight ``(out, in)`` as ``gradientsᵀ inputs``: one row per token.
+
+    Attributes:
+        inputs: ``(n, in)``, float32, u: what the map received.
+        gradients: ``(n, out)``, float32, δ: the loss' gradient at what it returned.
+    """
+
+    inputs: Tensor
+    gradients: Tensor
+
+
+def mlp_weight_names(lm: PreTrainedModel, layer: int) -> list[str]:
+    """The weights of all linear maps of a layer's MLP, by full name, the output map among them."""
+    output_map(lm, layer)  # refuses a layer that does not exist
+    parent = output_weight_name(lm, layer).removesuffix(".weight").rpartition(".")[0]
+    return [
+        f"{parent}.{name}.weight"
+        for name, module in lm.get_submodule(parent).named_children()
+        if isinstance(module, nn.Linear | Conv1D)
+    ]
+
+
+def map_of(lm: PreTrainedModel, weight: str) -> nn.Module:
+    """The linear map that a weight belongs to."""
+    return lm.get_submodule(weight.removesuffix(".weight"))
+
+
+def target_logits(lm: PreTrainedModel, targets: Targets) -> Tensor:
+    """Logits of the target tokens, ``(n, v)``, float32."""
+    batch = collate(targets.texts, lm.device)
+    with heads_only_at(lm, targets.rows, targets.columns):
+        return (
+            lm(
+                batch.tokens,
+                attention_mask=batch.mask,
+                position_ids=batch.positions,
+                use_cache=False,
+            )
+            .logits[0]
+            .float()
+        )
+
+
+def mean_nll(logits: Tensor, targets: Targets) -> Tensor:
+    """Mean NLL of each text's target tokens, ``(b,)``, in nats."""
+    nll = F.cross_entropy(logits, targets.tokens, reduction="none")
+    return torch.zeros_like(nll[: len(targets.texts)]).index_add(
+        0, targets.rows, nll / targets.rows.bincount()[targets.rows]
+    )
+
+
+@contextmanager
+def tracing(lm: PreTrainedModel, weights: Iterable[str]) -> Iterator[dict[str, tuple]]:
+    """Collects, per weight, its map's input and a zero added to its output to differentiate by."""
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def hook_for(weight: str) -> Callable:
+        def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            probe = torch.zeros_like(output, requires_grad=True)
+            seen[weight] = args[0].detach(), probe
+            return output + probe
+
+        return hook
+
+    with ExitStack() as stack:
+        for weight in weights:
+            handle = map_of(lm, weight).register_forward_hook(hook_for(weight))
+            stack.callback(handle.remove)
+        yield seen
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def gradient_factors(
+    lm: PreTrainedModel, spans: Sequence[Span], weights: Sequence[str]
+) -> dict[str, Factors]:
+    """The gradient at each weight of the loss: the sum over texts of their targets' mean NLL.
+
+    Args:
+        lm: the model, frozen.
+        spans: texts with their targets.
+        weights: full names of linear maps' weights.
+
+    Returns:
+        Per weight its factors, of the tokens that the loss reaches, text after text.
+
+    Raises:
+        FloatingPointError: if the loss is not finite.
+    """
+    found: dict[str, list[Factors]] = {weight: [] for weight in weights}
+    for at in range(0, len(spans), TEXTS_PER_PASS):
+        targets = place_targets(spans[at : at + TEXTS_PER_PASS], "teacher_forced", lm.device)
+        with tracing(lm, weights) as seen:
+            loss = mean_nll(target_logits(lm, targets), targets).sum()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss of the requests is {loss.item()}")
+        gradients = torch.autograd.grad(loss, [seen[weight][1] for weight in weights])
+        for weight, gradient in zip(weights, gradients, strict=True):
+            inputs, rows = (part.flatten(0, -2).float() for part in (seen[weight][0], gradient))
+            reached = rows.any(-1)
+            found[weight].append(Factors(inputs[reached], rows[reached]))
+    return {
+        weight: Factors(*map(torch.cat, zip(*parts, strict=True)))
+        for weight, parts in found.items()
+    }
+
+
+@contextmanager
+def changed(lm: PreTrainedModel, changes: Mapping[str, tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Inside, weights are ``W + left @ right``, without touching W; gradients reach the factors.
+
+    Args:
+        lm: the model.
+        changes: per weight ``left (out, r)`` and ``right (r, in)``.
+    """
+
+    def hook_for(left: Tensor, right: Tensor) -> Callable:
+        def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            return output + (args[0].to(right) @ right.T @ left.T).to(output)
+
+        return hook
+
+    with ExitStack() as stack:
+        for weight, (left, right) in changes.items():
+            handle = map_of(lm, weight).register_forward_hook(hook_for(left, right))
+            stack.callback(handle.remove)
+        yield

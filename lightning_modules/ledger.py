@@ -1,0 +1,203 @@
+"""The ledger of a run: what every edit added to the weights, one checksummed file per edit."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from data_modules.records import EditRequest
+
+from .edited_weights import Update
+
+FOLDER = "ledger"
+
+
+class Entry(NamedTuple):
+    """One edit of a ledger.
+
+    Attributes:
+        edit: its number in ``edits.jsonl``.
+        before: requests that the model held when it was made; 0 if it began from the original.
+        case_ids: of its requests.
+        fingerprint: of the unedited model.
+        weights: the parameter that each of its updates changes.
+        file: that holds its updates.
+    """
+
+    edit: int
+    before: int
+    case_ids: list[int]
+    fingerprint: str
+    weights: list[str]
+    file: Path
+
+    def updates(self) -> list[Update]:
+        """What it added, in the order in which it was added.
+
+        Raises:
+            ValueError: if the file does not hold what was written.
+        """
+        try:
+            with safe_open(self.file, "pt") as shard:
+                metadata = shard.metadata()
+                tensors = {name: shard.get_tensor(name).clone() for name in shard.keys()}  # noqa: SIM118 - no mapping
+        except (OSError, SafetensorError) as error:
+            raise damaged(self.file, str(error)) from error
+        if metadata.pop("checksum", None) != checksum(tensors, metadata):
+            raise damaged(self.file, "its checksum does not fit")
+        return [
+            Update(name, tensors[f"{n}.left"], tensors.get(f"{n}.right"))
+            for n, name in enumerate(self.weights)
+        ]
+
+
+def damaged(file: Path, why: str) -> ValueError:
+    """What is said of a shard that cannot be trusted."""
+    return ValueError(f"{file} is damaged ({why}); give an intact copy")
+
+
+def shard_file(run: Path, edit: int) -> Path:
+    """Where an edit of a run is kept."""
+    return run / FOLDER / f"{edit:06}.safetensors"
+
+
+def write_entry(entry: Entry, requests: Sequence[EditRequest], updates: Sequence[Update]) -> None:
+    """Writes an edit as a whole or not at all, and waits until the disk has it.
+
+    Args:
+        entry: the edit; its file is made.
+        requests: of the edit; they go into the file's header in CounterFact's form.
+        updates: as they were applied, low-rank where they are.
+
+    Raises:
+        OSError: if the disk does not take it.
+    """
+    metadata = {
+        name: json.dumps(value) for name, value in entry._asdict().items() if name != "file"
+    }
+    metadata["requests"] = json.dumps([request.as_counterfact() for request in requests])
+    factors = {
+        f"{n}.{side}": factor.detach().cpu().contiguous()
+        for n, update in enumerate(updates)
+        for side, factor in (("left", update.left), ("right", update.right))
+        if factor is not None
+    }
+    entry.file.parent.mkdir(parents=True, exist_ok=True)
+    partial = entry.file.with_suffix(".partial")
+    try:
+        save_file(factors, partial, metadata | {"checksum": checksum(factors, metadata)})
+        with partial.open("rb+") as shard:
+            os.fsync(shard.fileno())
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(
+            f"edit {entry.edit} cannot be written to {entry.file.parent} ({error}); the edits "
+            "before it are whole: make room, and go on by --ckpt_path last"
+        ) from error
+    partial.replace(entry.file)
+
+
+def read_ledger(run: Path) -> list[Entry]:
+    """The edits of a run, in order; their updates are read when they are asked for.
+
+    A damaged file at the very end is left out with a warning. So is what only the journal tells of.
+
+    Raises:
+        FileNotFoundError: if there is no ledger.
+        ValueError: if another file is damaged, or all of them are.
+    """
+    files = sorted((run / FOLDER).glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(
+            f"{run} holds no ledger; give a run's folder, such as runs/rome/version_0"
+        )
+    entries = [_entry(file) for file in files[:-1]]
+    try:
+        last = _entry(files[-1])
+        last.updates()
+        entries.append(last)
+    except ValueError as error:
+        if not entries:
+            raise
+        rank_zero_warn(str(error))
+    lost = [edit for edit in _applied(run) if edit > entries[-1].edit]
+    if lost:
+        rank_zero_warn(
+            f"the ledger of {run} ends at edit {entries[-1].edit}; {len(lost)} later ones were "
+            "applied but cannot be made again"
+        )
+    return entries
+
+
+def joined(runs: Iterable[Path]) -> list[Entry]:
+    """The edits of several ledgers, one behind the other.
+
+    A run that continues another keeps its numbers; else they are counted on from the ledger before.
+
+    Raises:
+        ValueError: if the ledgers are of different models, or an edit is missing.
+    """
+    entries: list[Entry] = []
+    held = 0
+    for run in runs:
+        part = read_ledger(run)
+        last = entries[-1].edit if entries else 0
+        shift = last if part[0].edit <= last else 0
+        for entry in part:
+            if entry.fingerprint != (entries or part)[0].fingerprint:
+                raise ValueError(f"{run} holds edits of another model than the ledger before it")
+            if entry.before not in (0, held):
+                raise ValueError(
+                    f"{run}: edit {entry.edit} was made on a model with {entry.before} edited "
+                    f"requests, but the ledger tells of {held}; give the run it continues first"
+                )
+            held = entry.before + len(entry.case_ids)
+            entries.append(entry._replace(edit=entry.edit + shift))
+    return entries
+
+
+def standing(entries: Sequence[Entry]) -> list[Entry]:
+    """The edits that the model of the last one holds: since it was original for the last time."""
+    first = max((n for n, entry in enumerate(entries) if entry.before == 0), default=0)
+    return list(entries[first:])
+
+
+def cut_behind(run: Path, edit: int) -> None:
+    """Removes the edits behind one: a run that resumes there makes them again."""
+    for file in (run / FOLDER).glob("*.safetensors"):
+        if int(file.stem) > edit:
+            file.unlink()
+
+
+def checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """A hash of tensors, their names, types and shapes, and of the header."""
+    digest = blake2b(json.dumps(metadata, sort_keys=True).encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _entry(file: Path) -> Entry:
+    try:
+        with safe_open(file, "pt") as shard:
+            metadata: dict[str, Any] = shard.metadata() or {}
+        fields = {name: json.loads(metadata[name]) for name in Entry._fields if name != "file"}
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise damaged(file, str(error)) from error
+    return Entry(**fields, file=file)
+
+
+def _applied(run: Path) -> list[int]:
+    """Numbers of the edits that the journal of a run calls applied."""
+    journal = run / "edits.jsonl"
+    lines = journal.read_text("utf-8").split("\n")[:-1] if journal.exists() else []
+    return [line["edit"] for line in map(json.loads, lines) if line["status"] == "applied"]

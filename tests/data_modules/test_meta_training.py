@@ -1,0 +1,73 @@
+import json
+
+import pytest
+
+from data_modules.embedded import embedded_requests
+from data_modules.meta_training import HeldOutDataModule, MetaTrainingDataModule, held_out
+
+
+@pytest.fixture
+def file(tmp_path):
+    cases = [
+        {"prompt": f"Subject {n // 2} is", "subject": f"Subject {n // 2}", "target_new": str(n)}
+        for n in range(60)
+    ]
+    (tmp_path / "requests.json").write_text(json.dumps(cases))
+    return str(tmp_path / "requests.json")
+
+
+def test_about_a_fifth_of_the_embedded_requests_is_held_out():
+    share = sum(map(held_out, embedded_requests())) / len(embedded_requests())
+    assert 0.17 < share < 0.23
+
+
+def test_no_subject_is_both_trained_and_validated_on(file):
+    for path in (None, file):
+        data = MetaTrainingDataModule(path)
+        data.setup("fit")
+        subjects = [{r.subject for r in part} for part in (data.train, data.validation)]
+        assert subjects[0]
+        assert subjects[1]
+        assert not subjects[0] & subjects[1]
+
+
+def test_an_editing_run_edits_what_training_held_out():
+    training, editing = MetaTrainingDataModule(), HeldOutDataModule()
+    for data in (training, editing):
+        data.setup("fit")
+    assert editing.requests == training.validation
+    assert editing.watched
+
+
+def test_limit_and_seed_select_among_the_held_out():
+    data = HeldOutDataModule(limit=7, seed=3)
+    data.setup("fit")
+    data.setup("validate")
+    assert len(data.requests) == data.limit == 7
+    assert all(map(held_out, data.requests))
+
+
+def test_a_validation_file_leaves_all_requests_to_training(file):
+    data = MetaTrainingDataModule(file, validation_path=file, validation_limit=4, limit=50)
+    data.setup("fit")
+    assert (len(data.train), len(data.validation)) == (50, 4)
+
+
+def test_batches_are_lists_of_requests_in_new_order_each_epoch(file):
+    data = MetaTrainingDataModule(file, batch_size=7)
+    data.setup("fit")
+    epochs = [[r for batch in data.train_dataloader() for r in batch] for _ in range(2)]
+    assert epochs[0] != epochs[1]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(data.train)
+    assert [r for batch in data.val_dataloader() for r in batch] == data.validation
+
+
+def test_too_few_subjects_are_refused(tmp_path):
+    (tmp_path / "one.json").write_text('[{"prompt": "A is", "subject": "A", "target_new": "B"}]')
+    with pytest.raises(ValueError, match=r"one.json: too few subjects.*validation_path"):
+        MetaTrainingDataModule(str(tmp_path / "one.json")).setup("fit")
+
+
+def test_batch_size_must_be_positive():
+    with pytest.raises(ValueError, match="batch_size must be positive, got 0"):
+        MetaTrainingDataModule(batch_size=0)
