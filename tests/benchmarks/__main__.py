@@ -4,33 +4,16 @@ Parts: value_search, perplexity, sweep, key_statistics, end_to_end, large (needs
 them by default. Rows of other parts stay in the file.
 """
 
-import importlib
 import json
-import platform
-import resource
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-import torch
+from .timing import measured
 
 REPORT = Path("docs/performance.json")
 PARTS = ("value_search", "perplexity", "sweep", "key_statistics", "end_to_end", "large")
-
-
-def machine() -> str:
-    """What was measured on."""
-    if torch.accelerator.is_available():
-        return torch.cuda.get_device_name()
-    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-
-
-def measured(part: str) -> list[dict]:
-    """Rows of one part, measured in a process of its own."""
-    rows = importlib.import_module(f"tests.benchmarks.{part}").rows()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return [{"part": part, "peak_memory_gib": peak, **row, "machine": machine()} for row in rows]
 
 
 def shown(row: dict) -> str:

@@ -1,8 +1,13 @@
 """Two ways to the same result, timed in turn."""
 
+import importlib
+import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable
+
+import torch
 
 
 def alternate(
@@ -28,3 +33,17 @@ def alternate(
     if oracle is not None:
         row["ratio"] = row["oracle_seconds"] / row["ours_seconds"]
     return row
+
+
+def machine() -> str:
+    """What was measured on."""
+    if torch.accelerator.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def measured(part: str) -> list[dict]:
+    """Rows of one part, measured in a process of its own."""
+    rows = importlib.import_module(f"tests.benchmarks.{part}").rows()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return [{"part": part, "peak_memory_gib": peak, **row, "machine": machine()} for row in rows]

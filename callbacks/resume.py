@@ -1,0 +1,44 @@
+"""The run that ``--ckpt_path last`` means: the newest one of its experiment's folder."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from .run_folder import rewind
+
+
+class LastRun(NamedTuple):
+    """A run that can be taken up again.
+
+    Attributes:
+        version: its number.
+        checkpoint: the state behind its last edit; None if it was killed before the first.
+    """
+
+    version: int
+    checkpoint: Path | None
+
+
+def last_run(experiment: Path, begun: bool) -> LastRun:
+    """The newest run in an experiment's folder.
+
+    Args:
+        experiment: the folder, of which every run has a part.
+        begun: whether a run will do that was killed in its first edit; its journal is emptied.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    numbered = {
+        int(n): run for run in experiment.glob("version_*") if (n := run.name[8:]).isdigit()
+    }
+    for version, run in sorted(numbered.items(), reverse=True):
+        saved = list(run.glob("checkpoints/*.ckpt"))
+        if saved:
+            return LastRun(version, max(saved, key=lambda file: file.stat().st_mtime))
+        if begun and (run / "edits.jsonl").exists():
+            rewind(run / "edits.jsonl", 0)
+            return LastRun(version, None)
+    raise ValueError(
+        f"--ckpt_path last: no run in {experiment} has saved anything; leave it out, or name a "
+        "checkpoint's file"
+    )

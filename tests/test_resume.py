@@ -1,0 +1,183 @@
+"""A killed run, taken up again by the same command, is the run that was never killed."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from callbacks.run_folder import read_journal, rewind
+from tests.callbacks.runs import WEIGHT, options_of, tiny_lm, without_timings
+from train import main
+
+EDITS = 6
+AGAIN = ("--ckpt_path", "last")
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """``fit`` with six edits of a tiny model, where the saved state is as large as it gets."""
+    lm = tiny_lm(tmp_path_factory.mktemp("lm"))
+    return ["fit", *options_of(lm, tmp_path_factory.mktemp("data"), EDITS)]
+
+
+@pytest.fixture(scope="module")
+def whole(command, tmp_path_factory):
+    """The folder of a run that nothing happened to, and how long it took from its first edit."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        started = time.monotonic()
+        main(command)
+    return folder / "runs/rome/version_0", time.monotonic() - started
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def started(command):
+    """A process of its own that runs the command; quiet."""
+
+    def run():
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
+        main(command)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
+
+
+def wait_for(condition, process, seconds=60.0):
+    until = time.monotonic() + seconds
+    while process.is_alive() and not condition():
+        assert time.monotonic() < until
+        time.sleep(0.002)
+
+
+def lines():
+    """So long is the journal; -1 if there is none yet."""
+    file = Path("runs/rome/version_0/edits.jsonl")
+    return file.read_text().count("\n") if file.exists() else -1
+
+
+def killed(command, edits, seconds):
+    """Runs the command and kills it so long after its journal has so many lines."""
+    process = started(command)
+    wait_for(lambda: lines() >= edits, process)
+    time.sleep(seconds)
+    process.kill()
+    process.join()
+
+
+def left(run):
+    """All that a run leaves behind, except what depends on time."""
+    state = torch.load(run / "checkpoints/last.ckpt")
+    summary = json.loads((run / "summary.json").read_text())
+    timeless = {n: v for n, v in summary["means"].items() if not n.startswith("seconds")}
+    return {
+        "journal": without_timings(read_journal(run)),
+        "weight": state["state_dict"][f"lm.{WEIGHT}"].numpy().tobytes(),
+        "edited": state["edited_cases"],
+        "summary": summary | {"means": timeless},
+        "efficacy": state["callbacks"]["EditMetrics"],
+    }
+
+
+def assert_same(run, whole):
+    assert left(run) == left(whole)
+    assert [folder.name for folder in Path("runs/rome").iterdir()] == ["version_0"]
+
+
+@pytest.mark.parametrize("edits", [0, 2, EDITS - 1])
+def test_a_killed_run_goes_on_where_it_was(command, whole, edits):
+    killed(command, edits, random.Random(edits).uniform(0, 0.05))
+    assert lines() >= edits
+    main([*command, *AGAIN])
+    assert_same(Path("runs/rome/version_0"), whole[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_a_run_killed_at_any_time_goes_on(command, whole, seed):
+    process = started(command)
+    wait_for(lambda: lines() >= 0, process)
+    chance = random.Random(seed)
+    for _ in range(2):  # the second time, when it has been taken up again
+        time.sleep(chance.uniform(0, 0.6 * whole[1]))
+        process.kill()
+        process.join()
+        process = started([*command, *AGAIN])
+    process.join()
+    assert_same(Path("runs/rome/version_0"), whole[0])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_told_to_stop_finishes_its_edit_and_can_go_on(command, whole, number, code):
+    process = started(command)
+    wait_for(lambda: lines() >= 2, process)
+    os.kill(process.pid, number)
+    process.join()
+    run = Path("runs/rome/version_0")
+    edits = read_journal(run)
+    assert process.exitcode == code
+    assert 2 <= len(edits) < EDITS
+    assert torch.load(run / "checkpoints/last.ckpt")["global_step"] == len(edits)
+    assert json.loads((run / "summary.json").read_text())["edits"] == len(edits)
+    main([*command, *AGAIN])
+    assert_same(run, whole[0])
+
+
+def test_a_run_that_is_not_watched_every_time_resumes_with_its_last_record(command):
+    command = [*command, "--trainer.val_check_interval", "4"]
+    main(command)
+    main([*command, "--trainer.max_steps", "2"])
+    first, second = Path("runs/rome/version_0"), Path("runs/rome/version_1")
+    watched = [edit["edit"] for edit in read_journal(first) if "perplexity" in edit]
+    assert watched == [4]
+    rewind(second / "edits.jsonl", 1)  # as if killed before the second line
+    main([*command, *AGAIN])
+    assert left(second) == left(first)
+
+
+def test_a_finished_run_goes_on_when_more_is_asked_for(command, whole):
+    short = [*command, "--data.limit", "3"]
+    main(short)
+    with pytest.raises(ValueError, match=r"all 3 edits of runs/rome/version_0 are made; .*limit"):
+        main([*short, *AGAIN])
+    main([*command, *AGAIN])
+    assert_same(Path("runs/rome/version_0"), whole[0])
+
+
+def test_a_resumed_run_keeps_the_config_of_the_whole_one(command):
+    main([*command, "--trainer.max_steps", "1"])
+    saved = Path("runs/rome/version_0/config.yaml").read_text()
+    main([*command, *AGAIN])
+    again = Path("runs/rome/version_0/config.yaml").read_text()
+    assert again == saved.replace("max_steps: 1", "max_steps: -1")
+
+
+def test_test_judges_the_newest_run(command):
+    main([*command, "--trainer.max_steps", "2"])
+    found = main(["test", *command[1:], *AGAIN]).trainer.callback_metrics
+    assert found["retention/edits"] == 2
+
+
+def test_where_nothing_was_run_there_is_nothing_to_go_on_with(command):
+    with pytest.raises(ValueError, match="no run in runs/rome has saved anything; leave it out"):
+        main([*command, *AGAIN])
+
+
+def test_the_data_of_another_run_are_refused(command):
+    main([*command, "--trainer.max_steps", "2"])
+    with pytest.raises(ValueError, match="the 2 requests edited so far are not the first 2"):
+        main([*command, *AGAIN, "--data.seed", "1"])
