@@ -108,7 +108,7 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # lightning 2.6.6 on torch 2.13
     try:
         main()
-    except (DriftError, MisconfigurationException, OSError, ValueError) as error:
+    except (DriftError, MemoryError, MisconfigurationException, OSError, ValueError) as error:
         if os.environ.get("KEEL_TRACE"):
             raise
         sys.exit(f"error: {error}\n(KEEL_TRACE=1 shows where)")

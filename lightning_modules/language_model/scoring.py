@@ -1,7 +1,7 @@
 """The one judging primitive: how probable a model finds given tokens."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from itertools import islice
 from typing import NamedTuple
 
@@ -59,16 +59,18 @@ def score(
             (``apart.edited_apart``); in the result all first copies come first.
         share: which device of how many this is: it scores its share of the batches, and the sum
             over the devices is the result.
+
+    Raises:
+        MemoryError: if a single text does not fit beside the model.
     """
     log_prob = torch.zeros(copies, len(spans), dtype=torch.float64)
     greedy = torch.zeros(copies, len(spans), dtype=torch.long)
     batches = batches_by_length([len(span.tokens) for span in spans], batch_tokens // copies)
-    for numbers in islice(batches, share[0], None, share[1]):
-        chosen = [spans[number] for number in numbers]
-        token_log_prob, hit, row = _token_scores(lm, chosen, lower, copies)
-        index = row // len(numbers) * len(spans) + torch.tensor(numbers)[row % len(numbers)]
-        log_prob.view(-1).index_add_(0, index, token_log_prob)
-        greedy.view(-1).index_add_(0, index, hit)
+    for batch in islice(batches, share[0], None, share[1]):
+        for numbers, token_log_prob, hit, row in _fitting(lm, spans, batch, lower, copies):
+            index = row // len(numbers) * len(spans) + torch.tensor(numbers)[row % len(numbers)]
+            log_prob.view(-1).index_add_(0, index, token_log_prob)
+            greedy.view(-1).index_add_(0, index, hit)
     length = torch.tensor([len(span.tokens) - span.start for span in spans])
     return Scores(log_prob.flatten(), length.repeat(copies), greedy.flatten())
 
@@ -87,6 +89,28 @@ def batches_by_length(lengths: list[int], batch_tokens: int) -> Iterator[list[in
         group.append(number)
     if group:
         yield group
+
+
+def _fitting(
+    lm: PreTrainedModel,
+    spans: Sequence[Span],
+    numbers: list[int],
+    lower: LowerStates | None,
+    copies: int,
+) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
+    """Token scores of a batch, in halves where it does not fit into the device's memory."""
+    with suppress(torch.OutOfMemoryError):
+        yield numbers, *_token_scores(lm, [spans[number] for number in numbers], lower, copies)
+        return
+    if len(numbers) == 1:
+        raise MemoryError(
+            f"a text of {len(spans[numbers[0]].tokens)} tokens does not fit into the memory of "
+            f"{lm.device} beside the model; leave long texts out, or set watch_memory or "
+            "RestoreWeights' together lower"
+        )
+    middle = len(numbers) // 2
+    yield from _fitting(lm, spans, numbers[:middle], lower, copies)
+    yield from _fitting(lm, spans, numbers[middle:], lower, copies)
 
 
 def _token_scores(

@@ -88,7 +88,7 @@ def rows(tokens: int = 100_000, rounds: int = 1) -> list[dict]:
             for layer in LAYERS:
                 padded_moment(module.lm, windows, layer)
 
-        times = alternate(lambda: estimate(module, texts), pass_per_layer, rounds)
+        times = alternate(lambda: estimate(module, texts), pass_per_layer, rounds, warm_up=False)
     return [
         {
             "name": f"second moments of {len(LAYERS)} layers",

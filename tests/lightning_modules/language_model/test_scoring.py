@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from lightning_modules.language_model import scoring
 from lightning_modules.language_model.scoring import Scores, score
 from lightning_modules.language_model.tokens import Span, target_span, text_span
 from tests.tiny import WORDS, tiny_model, tiny_tokenizer
@@ -85,3 +86,33 @@ def test_span_without_target_scores_nothing(tiny_gpt2):
     assert scores.length.tolist() == [0, 1]
     assert scores.log_prob[0] == 0
     assert scores.log_prob[1] < 0
+
+
+@pytest.mark.parametrize(("copies", "fits"), [(1, 3), (1, 1), (2, 4)])
+def test_a_batch_that_does_not_fit_into_memory_is_scored_in_halves(
+    tiny_gpt2, monkeypatch, copies, fits
+):
+    spans = [Span([9, 8, 300, 71, 12, 44, 90], 1), Span([5, 6, 7], 2), Span([33, 1, 401, 2], 1)] * 3
+    expected = scoring.score(tiny_gpt2, spans, copies=copies)
+    whole, tried = scoring._token_scores, []
+
+    def narrow(lm, chosen, lower, copies):
+        tried.append(len(chosen) * copies)
+        if tried[-1] > fits:
+            raise torch.OutOfMemoryError
+        return whole(lm, chosen, lower, copies)
+
+    monkeypatch.setattr(scoring, "_token_scores", narrow)
+    found = scoring.score(tiny_gpt2, spans, copies=copies)
+    torch.testing.assert_close(found.log_prob, expected.log_prob, rtol=1e-6, atol=1e-5)
+    assert torch.equal(found.greedy, expected.greedy)
+    assert max(tried) > fits
+
+
+def test_a_text_that_does_not_fit_into_memory_is_told(tiny_gpt2, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(scoring, "_token_scores", full)
+    with pytest.raises(MemoryError, match="a text of 3 tokens does not fit into the memory of cpu"):
+        scoring.score(tiny_gpt2, [Span([5, 6, 7], 1)])
