@@ -41,13 +41,17 @@ def random_model(config: PretrainedConfig = GPT2_SMALL) -> PreTrainedModel:
     return GPT2LMHeadModel(config)
 
 
-def counterfact_like(editor: ROME) -> list[EditRequest]:
-    """Eight embedded requests with as many tokens behind the subject as CounterFact's have."""
+def counterfact_like(editor: ROME, count: int = len(WIDTHS)) -> list[EditRequest]:
+    """Embedded requests with as many tokens behind the subject as CounterFact's have."""
     by_width: dict[int, list[EditRequest]] = {}
     for request in embedded_requests():
         span = request_span(editor.tokenizer, request.prompt, request.subject, request.target_new)
         by_width.setdefault(len(span.tokens) - 1 - span.subject, []).append(request)
-    return [by_width[width].pop() for width in WIDTHS]
+    chosen = []
+    for wanted in islice(cycle(WIDTHS), count):
+        left = [width for width, requests in by_width.items() if requests]
+        chosen.append(by_width[min(left, key=lambda width: abs(width - wanted))].pop())
+    return chosen
 
 
 def lengths_like_me_ppl(count: int, longest: int) -> list[int]:

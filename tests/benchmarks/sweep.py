@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 
-from data_modules.embedded import embedded_requests
 from data_modules.records import EditRequest, WatchedText
 from lightning_modules.language_model.scoring import Scores, score
 from lightning_modules.language_model.tokens import Span
 from lightning_modules.rome import ROME
 from tests.oracles import full_value_search, padded_perplexity
 
-from .shapes import embedded_editor, lengths_like_me_ppl, sentences_of
+from .shapes import counterfact_like, embedded_editor, lengths_like_me_ppl, sentences_of
 from .timing import alternate
 
 TOGETHER = 16
@@ -46,7 +45,8 @@ def one_by_one(editor: ROME, requests: Sequence[EditRequest], spans: Sequence[Sp
 
 def rows(count: int = 50) -> list[dict]:
     """On the embedded model with fifty sentences as long as ME-PPL_50's."""
-    editor, requests = embedded_editor(), embedded_requests()[:count]
+    editor = embedded_editor()
+    requests = counterfact_like(editor, count)
     spans = sentences_of(editor, lengths_like_me_ppl(50, 59))
     row = alternate(
         lambda: sweep(editor, requests, spans),
