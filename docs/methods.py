@@ -76,6 +76,7 @@ def figure(runs: Sequence[dict[str, Any]], file: Path) -> None:
     ticks = [0, *marks(runs[0]["edits"])]
     for panel in panels.flat:
         panel.set_xscale("symlog", linthresh=1)
+        panel.set_xlim(-0.1, 1.2 * ticks[-1])
         panel.set_xticks(ticks, [str(tick) for tick in ticks])
         panel.tick_params(axis="x", which="minor", bottom=False)
         panel.grid(alpha=0.3)
