@@ -2,21 +2,24 @@ import resource
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 
 from callbacks.run_folder import Claim, append
 
 
-@pytest.fixture
+@contextmanager
 def small_files():
-    """No file may grow beyond 20 bytes, as if the disk were full."""
+    """No file may grow beyond 20 bytes, as if the disk were full; nor may pytest's own report."""
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
 
 
 def test_lines_are_appended(tmp_path):
@@ -26,15 +29,15 @@ def test_lines_are_appended(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["0123456789abcdef", "x" * 100])
-def test_a_line_for_which_the_disk_has_no_room_leaves_those_before_whole(
-    tmp_path, small_files, line
-):
+def test_a_line_for_which_the_disk_has_no_room_leaves_those_before_whole(tmp_path, line):
     journal = tmp_path / "journal"
     append(journal, "0123456789")
-    with pytest.raises(OSError, match=r"journal takes no further line .*go on by --ckpt_path last"):
+    said = r"journal takes no further line .*go on by --ckpt_path last"
+    with small_files(), pytest.raises(OSError, match=said):
         append(journal, line)
     assert journal.read_text() == "0123456789\n"
-    append(journal, "short")
+    with small_files():
+        append(journal, "short")
     assert journal.read_text() == "0123456789\nshort\n"
 
 
