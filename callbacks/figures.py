@@ -1,7 +1,6 @@
 """Pictures of a run, in TensorBoard and as PNG files in its folder."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -29,10 +28,7 @@ class HealthFigure(L.Callback):
         if not trainer.is_global_zero or not watched:
             return
         figure = health_figure(watched, pl_module.baseline, restores(trainer))
-        save(figure, folder_of(trainer) / "health.png")
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("health", figure, trainer.global_step)
+        publish(trainer, figure, "health")
 
 
 def health_figure(
@@ -81,7 +77,11 @@ def health_figure(
     return figure
 
 
-def save(figure: Figure, file: Path) -> None:
-    """Writes a figure as PNG."""
+def publish(trainer: L.Trainer, figure: Figure, name: str) -> None:
+    """Puts a figure into TensorBoard, and as ``NAME.png`` into the run's folder."""
+    file = folder_of(trainer) / f"{name}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_figure(name, figure, trainer.global_step)

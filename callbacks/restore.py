@@ -50,7 +50,7 @@ class RestoreWeights(L.Callback):
         pl_module.restore()
         if not batch:  # another device makes the last edit
             return
-        if self.together == 1 or (pl_module.sweep is not None and pl_module.sweep.holds(batch)):
+        if self.together == 1 or (pl_module.sweep is not None and pl_module.sweep.find(batch)):
             return
         loader: Any = trainer.train_dataloader
         first = batch_idx - batch_idx % self.together  # the same groups after a resume

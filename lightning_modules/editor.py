@@ -103,7 +103,7 @@ class Editor(WatchedModel):
             self.prepare()
 
     def on_predict_start(self) -> None:
-        """Makes what edits need."""
+        """Does so too."""
         self.on_fit_start()
 
     def prepare(self) -> None:
@@ -120,8 +120,9 @@ class Editor(WatchedModel):
         Raises:
             DriftError: if another device has not come to the same weights.
         """
-        if self.sweep is not None and self.sweep.holds(batch):
-            self.remake(self.sweep.made[self.sweep.current])
+        made = self.sweep.find(batch) if self.sweep is not None else None
+        if made:
+            self.remake(made)
         elif batch:  # empty where another device makes the last edit of a sweep
             self.make_edit(batch)
         self.share.require_same(self.edited.masters() | self.history)
@@ -155,7 +156,7 @@ class Editor(WatchedModel):
     def make_ahead(self, batches: Sequence[Sequence[EditRequest]]) -> None:
         """Makes coming edits, each from the model as it is, which is left so, into ``sweep``."""
         started = time.perf_counter()
-        self.look_ahead([request for requests in batches for request in requests])
+        self.look_ahead(batches)
         record, made = self.record, []
         for requests in batches:
             self.record = {}
@@ -166,8 +167,8 @@ class Editor(WatchedModel):
         for edit in made:
             edit.record["seconds_edit"] = (time.perf_counter() - started) / len(made)
 
-    def look_ahead(self, requests: Sequence[EditRequest]) -> None:
-        """Takes the chance to work on coming requests, edited apart from each other, at once."""
+    def look_ahead(self, batches: Sequence[Sequence[EditRequest]]) -> None:
+        """Takes the chance to work on coming edits, each made apart from the others, at once."""
 
     def remake(self, made: Made) -> None:
         """Repeats an edit that was made ahead."""
@@ -203,15 +204,15 @@ class Editor(WatchedModel):
     def undo(self) -> None:
         """Takes the last edit back: weights, history, and the list of edited cases."""
         self.edited.assign(self.before.weights)
-        self.history = dict(self.before.history)
+        self.history, self.applied = dict(self.before.history), []
         self.edited_cases = list(self.before.edited_cases)
-        self.applied = []
 
     def restore(self) -> None:
         """Gives every edited weight its original value and forgets all edits."""
         self.edited.assign(self.original)
-        self.history = {}
-        self.edited_cases = []
+        self.history, self.edited_cases = {}, []
+        if self.sweep:
+            self.sweep.current = None
 
     def needs(self) -> dict[str, str]:
         """What the method needs beside the model, and whether it is there, in words."""
@@ -227,8 +228,7 @@ class Editor(WatchedModel):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds which cases the weights hold, the history, and what the unedited model scored."""
-        checkpoint["history"] = dict(self.history)
-        checkpoint["edited_cases"] = list(self.edited_cases)
+        checkpoint |= {"history": dict(self.history), "edited_cases": list(self.edited_cases)}
         checkpoint["baseline"] = dict(self.baseline)
         checkpoint["fingerprint"] = self.fingerprint
         checkpoint.pop("hyper_parameters", None)  # else they would overrule the command line

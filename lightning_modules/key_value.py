@@ -131,10 +131,11 @@ class KeyValueEditor(Editor):
         sought = self.share.joined(sought, self.device)
         return [sought[number] for number in range(len(requests))]
 
-    def look_ahead(self, requests: Sequence[EditRequest]) -> None:
+    def look_ahead(self, batches: Sequence[Sequence[EditRequest]]) -> None:
         """Seeks the values of coming edits together."""
+        requests = [request for batch in batches for request in batch]
         self.ahead = {}
-        self.ahead = dict(zip(requests, self.seek(requests), strict=True))
+        self.ahead = dict(zip(requests, KeyValueEditor.seek(self, requests), strict=True))
 
     def make_ahead(self, batches: Sequence[Sequence[EditRequest]]) -> None:
         """Makes coming edits; the values that served them are forgotten."""

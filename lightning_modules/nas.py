@@ -39,11 +39,6 @@ class NormAnchored(KeyValueEditor):
             for (located, found), change in zip(sought, scaled - originals, strict=True)
         ]
 
-    def look_ahead(self, requests: Sequence[EditRequest]) -> None:
-        """Seeks the values of coming edits together, each of which is to have its own anchor."""
-        self.ahead = {}
-        self.ahead = dict(zip(requests, super().seek(requests), strict=True))
-
     def anchor(self, requests: Sequence[EditRequest]) -> float:
         """The mean norm of the original values of all requests so far, these included."""
         with self.edited.unedited():

@@ -50,6 +50,10 @@ class RankOneEditor(KeyValueEditor):
             (sought,) = self.seek([request])
             yield self.update(*sought)
 
+    def look_ahead(self, batches: Sequence[Sequence[EditRequest]]) -> None:
+        """Seeks the first value of each edit; later ones meet the model that it has changed."""
+        super().look_ahead([batch[:1] for batch in batches])
+
     def update(self, located: Located, found: FoundValue) -> Update:
         """The rank-one change for a request's keys and the value found."""
         chosen = self.choose_keys(located.keys, located.values)

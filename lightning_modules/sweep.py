@@ -44,26 +44,26 @@ class Sweep:
     def __init__(self, edited: EditedWeights, made: Sequence[Made]) -> None:
         self.edited = edited
         self.made = made
-        self.current = 0
+        self.current: int | None = None
         self.low_rank = all(update.right is not None for edit in made for update in edit.updates)
         self.watched: dict[tuple[int, ...], list[Scores]] = {}
 
-    def holds(self, requests: Sequence[EditRequest]) -> bool:
-        """Whether the edit of these requests is among them; it is then the current one."""
+    def find(self, requests: Sequence[EditRequest]) -> Made | None:
+        """The edit of these requests, which is then the current one, if it is among them."""
         numbers = [n for n, made in enumerate(self.made) if made.requests == requests]
-        self.current = numbers[0] if numbers else self.current
-        return bool(numbers)
+        self.current = numbers[0] if numbers else None
+        return self.made[numbers[0]] if numbers else None
 
     def watch(
         self, batch: WatchedText, watch: Callable[[WatchedText, int], Scores]
     ) -> Scores | None:
-        """Scores of watched text under the current edit; None where edits are not low-rank.
+        """Scores of watched text under the current edit; None without one, or one not low-rank.
 
         Args:
             batch: the text.
             watch: scores so many copies of it.
         """
-        if not self.low_rank:
+        if self.current is None or not self.low_rank:
             return None
         key = tuple(batch.indices)
         if key not in self.watched:

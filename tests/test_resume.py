@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from callbacks.run_folder import read_journal, rewind
+from lightning_modules.editor import Editor
 from tests.callbacks.runs import WEIGHT, options_of, tiny_lm, without_timings
 from train import main
 
 EDITS = 6
+PAUSE = 0.1  # before each edit of a run that is to be stopped before its last one
 AGAIN = ("--ckpt_path", "last")
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 
@@ -43,10 +45,17 @@ def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def started(command):
-    """A process of its own that runs the command; quiet."""
+def started(command, pause=0.0):
+    """A process of its own that runs the command; quiet, and waiting so long before each edit."""
 
     def run():
+        make_edit = Editor.make_edit
+
+        def later(editor, requests):
+            time.sleep(pause)
+            make_edit(editor, requests)
+
+        Editor.make_edit = later
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, 1)
         os.dup2(silence, 2)
@@ -72,7 +81,7 @@ def lines():
 
 def killed(command, edits, seconds):
     """Runs the command and kills it so long after its journal has so many lines."""
-    process = started(command)
+    process = started(command, PAUSE)
     wait_for(lambda: lines() >= edits, process)
     time.sleep(seconds)
     process.kill()
@@ -123,7 +132,7 @@ def test_a_run_killed_at_any_time_goes_on(command, whole, seed):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_run_told_to_stop_finishes_its_edit_and_can_go_on(command, whole, number, code):
-    process = started(command)
+    process = started(command, PAUSE)
     wait_for(lambda: lines() >= 2, process)
     os.kill(process.pid, number)
     process.join()

@@ -24,8 +24,7 @@ def sweep(editor: ROME, requests: Sequence[EditRequest], spans: Sequence[Span]) 
     for at in range(0, len(requests), TOGETHER):
         editor.make_ahead([[request] for request in requests[at : at + TOGETHER]])
         for made in editor.sweep.made:
-            editor.sweep.holds(made.requests)
-            editor.remake(made)
+            editor.remake(editor.sweep.find(made.requests))
             found.append(float(editor.sweep.watch(batch, watch).nll.exp().mean()))
             editor.restore()
     return found

@@ -1,7 +1,9 @@
+import pytest
 import torch
 
 from data_modules.records import EditRequest, WatchedText
 from lightning_modules.edited_weights import Update
+from lightning_modules.nas import AnchoredROME
 from lightning_modules.rome import ROME
 from lightning_modules.sweep import Made, Sweep
 from tests.tiny import tiny_editor
@@ -35,8 +37,8 @@ def test_edits_of_different_rank_are_watched_as_one_by_one(tiny_lm):
         editor.undo()
     made = [Made(*pair, {}, {}) for pair in zip(BATCHES, updates, strict=True)]
     sweep = Sweep(editor.edited, made)
-    for requests, nll in zip(BATCHES, expected, strict=True):
-        assert sweep.holds(requests)
+    for requests, edit, nll in zip(BATCHES, made, expected, strict=True):
+        assert sweep.find(requests) is edit
         seen = sweep.watch(TEXTS, editor.watch)
         torch.testing.assert_close(seen.nll, nll, rtol=1e-5, atol=1e-5)
     assert [len(part) for part in updates] == [1, 2]
@@ -51,21 +53,47 @@ def test_an_edit_that_failed_is_watched_as_the_model_it_left(tiny_gpt2):
     made = [Made(BATCHES[0], list(editor.applied), {}, {}), Made(BATCHES[1], [], {}, {})]
     editor.undo()
     sweep = Sweep(editor.edited, made)
-    assert sweep.holds(BATCHES[1])
+    assert sweep.find(BATCHES[1]) is made[1]
     torch.testing.assert_close(sweep.watch(TEXTS, editor.watch).nll, plain)
-    assert not sweep.holds(REQUESTS)
+    assert sweep.find(REQUESTS) is None
     assert (sweep.watched[0, 1][0].nll - plain).abs().max() > 1e-4
 
 
 def test_edits_that_all_failed_are_the_original_model(tiny_gpt2):
     editor = tiny_editor(ROME, tiny_gpt2)
     sweep = Sweep(editor.edited, [Made(requests, [], {}, {}) for requests in BATCHES])
+    assert sweep.find(BATCHES[0])
     torch.testing.assert_close(sweep.watch(TEXTS, editor.watch).nll, editor.watch(TEXTS).nll)
 
 
 def test_dense_updates_are_not_watched_together(tiny_gpt2):
     editor = tiny_editor(ROME, tiny_gpt2)
     dense = Update(editor.edited_weights()[0], torch.zeros(32, 48))
-    assert (
-        Sweep(editor.edited, [Made(BATCHES[0], [dense], {}, {})]).watch(TEXTS, editor.watch) is None
-    )
+    sweep = Sweep(editor.edited, [Made(BATCHES[0], [dense], {}, {})])
+    assert sweep.find(BATCHES[0])
+    assert sweep.watch(TEXTS, editor.watch) is None
+
+
+@pytest.mark.parametrize("method", [ROME, AnchoredROME])
+def test_later_requests_of_a_batch_are_searched_behind_the_first_ahead_too(tiny_gpt2, method):
+    editor = tiny_editor(method, tiny_gpt2)
+    one_by_one = []
+    for requests in BATCHES:
+        editor.make_edit(requests)
+        one_by_one.append([update.dense() for update in editor.applied])
+        editor.restore()
+    editor.make_ahead(BATCHES)
+    for made, expected in zip(editor.sweep.made, one_by_one, strict=True):
+        for update, change in zip(made.updates, expected, strict=True):
+            torch.testing.assert_close(update.dense(), change, rtol=1e-4, atol=1e-6)
+
+
+def test_a_restored_model_is_watched_as_it_is(tiny_gpt2):
+    editor = tiny_editor(ROME, tiny_gpt2)
+    plain = editor.watch(TEXTS).nll
+    editor.make_ahead(BATCHES)
+    editor.remake(editor.sweep.find(BATCHES[0]))
+    edited = editor.validation_step(TEXTS, 0).nll
+    editor.restore()
+    assert (edited - plain).abs().max() > 1e-4
+    torch.testing.assert_close(editor.validation_step(TEXTS, 0).nll, plain)
