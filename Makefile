@@ -6,7 +6,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint benchmark methods clean
+.PHONY: help run test lint benchmark methods reproduce clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ benchmark: .venv ## measure speed (tests/benchmarks)
 methods: export HF_HUB_OFFLINE := 1
 methods: .venv ## measure every method (docs/methods.md); half an hour on 2 idle cores
 	.venv/bin/python -m docs.methods
+
+reproduce: export HF_HUB_OFFLINE := 1
+reproduce: .venv ## run both papers' experiments on the embedded model (docs/reproduce.md); an hour
+	.venv/bin/python -m docs.reproduce
 
 clean: ## remove caches; .venv and runs stay
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis

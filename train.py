@@ -17,20 +17,21 @@ from callbacks.collapse import CollapseStopping
 from callbacks.interruption import Interruption
 from callbacks.resume import LastRun, last_run
 from command_line import Parser
+from lightning_modules.encoder_keys import EncoderKeys
 from lightning_modules.key_statistics import KeyStatistics
 from lightning_modules.replicas import DriftError
 from lightning_modules.watched import WatchedModel
 
 CONFIGS = Path(__file__).parent / "configs"
 VERBS = ("fit", "validate", "test", "predict")
-UNTRAINED = (WatchedModel, KeyStatistics)  # whose devices exchange no gradients
+UNTRAINED = (WatchedModel, KeyStatistics, EncoderKeys)  # whose devices exchange no gradients
 
 
 class EditingCLI(LightningCLI):
     """Lightning's command line, with the collapse threshold where a user can reach it."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds ``--collapse.threshold`` and ``--collapse.relative``."""
+        """Adds ``--collapse.threshold``, ``--collapse.relative`` and ``--collapse.stop``."""
         parser.add_lightning_class_args(CollapseStopping, "collapse")
 
     def before_instantiate_classes(self) -> None:

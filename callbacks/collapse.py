@@ -12,7 +12,7 @@ from .restore import restores
 
 
 class CollapseStopping(L.Callback):
-    """Marks an edit as a collapse and, in a sequential run, stops after it.
+    """Marks an edit as a collapse and, in a sequential run, stops after it if so wanted.
 
     A perplexity that is not finite is always a collapse. Under :class:`RestoreWeights` the next
     edit starts from the original model, so a collapse is marked and the sweep goes on.
@@ -21,18 +21,22 @@ class CollapseStopping(L.Callback):
         threshold: perplexity above which the model has collapsed (Butterfly Effect: 1000).
         relative: the same as a multiple of the unedited model's perplexity; the lower limit
             counts.
+        stop: whether a sequential run ends there; if not it edits the collapsed model on.
 
     Raises:
         ValueError: if a limit is not positive.
     """
 
-    def __init__(self, threshold: float = 1000.0, relative: float | None = None) -> None:
+    def __init__(
+        self, threshold: float = 1000.0, relative: float | None = None, stop: bool = True
+    ) -> None:
         if threshold <= 0 or (relative is not None and relative <= 1):
             raise ValueError(
                 f"threshold must be positive and relative above 1, got {threshold} and {relative}"
             )
         self.threshold = threshold
         self.relative = relative
+        self.stop = stop
         self.collapsed_to: float | None = None
 
     def state_dict(self) -> dict[str, float | None]:
@@ -49,14 +53,14 @@ class CollapseStopping(L.Callback):
         Raises:
             ValueError: if a resumed run was stopped by a perplexity that is still too high.
         """
-        if self.collapsed_to is None:
+        if self.collapsed_to is None or not self.stop:
             return
         limit = self.limit(pl_module.baseline.get("perplexity", math.inf))
         if not self.collapsed_to <= min(limit, sys.float_info.max):
             raise ValueError(
                 f"the model collapsed at edit {trainer.global_step}, to a perplexity of "
                 f"{self.collapsed_to:.4g}, and the run ended there; to go on nevertheless, raise "
-                "--collapse.threshold"
+                "--collapse.threshold, or give --collapse.stop false"
             )
 
     def limit(self, baseline: float) -> float:
@@ -82,5 +86,5 @@ class CollapseStopping(L.Callback):
         collapsed = not math.isfinite(perplexity) or perplexity > limit
         pl_module.record["collapsed"] = collapsed
         undone = pl_module.record.get("status") == "rolled_back" or restores(trainer)
-        self.collapsed_to = perplexity if collapsed and not undone else None
+        self.collapsed_to = perplexity if collapsed and not undone and self.stop else None
         trainer.should_stop = trainer.should_stop or self.collapsed_to is not None

@@ -1,11 +1,14 @@
-"""How well each edit took: efficacy, paraphrase and neighborhood, before and after it."""
+"""How well each edit took: efficacy, paraphrase, neighborhood and portability, around it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
 
 from lightning_modules.editor import Editor
 from lightning_modules.replicas import in_turn
+
+from .intervals import mean_intervals
 
 
 class EditMetrics(L.Callback):
@@ -19,7 +22,7 @@ class EditMetrics(L.Callback):
         self, trainer: L.Trainer, pl_module: Editor, batch: Any, batch_idx: int
     ) -> None:
         """Scores before the edit, as ``*_before``."""
-        scores = mean_scores([pl_module.judge(request) for request in batch])
+        scores = mean_scores(pl_module.judge_all(batch))
         pl_module.record |= {f"{name}_before": score for name, score in scores.items()}
 
     def on_train_batch_end(
@@ -31,7 +34,7 @@ class EditMetrics(L.Callback):
         batch_idx: int,
     ) -> None:
         """Scores after the edit; the progress bar shows the mean efficacy so far."""
-        scores = mean_scores([pl_module.judge(request) for request in batch])
+        scores = mean_scores(pl_module.judge_all(batch))
         pl_module.record |= scores
         if "efficacy" in scores:
             self.efficacy["sum"] += scores["efficacy"]
@@ -64,7 +67,7 @@ class EditMetrics(L.Callback):
         self.judged.append(outputs)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Logs the mean of each score over all judged edits, as ``retention/*``.
+        """Logs the mean of each score over all judged edits, as ``retention/*``, and its interval.
 
         Raises:
             ValueError: if no request of the data belongs to an edit of the model.
@@ -75,15 +78,25 @@ class EditMetrics(L.Callback):
                 "none of the requests is an edit of this checkpoint; give the data arguments "
                 "(path, limit, seed) that the run was made with"
             )
-        scores = mean_scores(judged)
         pl_module.log("retention/edits", float(len(judged)), batch_size=1)
-        pl_module.log_dict(
-            {f"retention/{name}": score for name, score in scores.items() if name != "case_id"},
-            batch_size=1,
-        )
+        log_retained(pl_module, judged)
 
 
-def mean_scores(judged: list[dict[str, Any]]) -> dict[str, float]:
+def log_retained(editor: Editor, judged: Sequence[dict[str, Any]]) -> None:
+    """Logs the means of scores, as ``retention/NAME``, with their intervals.
+
+    Args:
+        editor: logs them.
+        judged: scores of each edit, all of them on every device.
+    """
+    judged = [{k: v for k, v in scores.items() if k != "case_id"} for scores in judged]
+    found = mean_scores(judged)
+    for name, (low, high) in mean_intervals(judged).items():
+        found |= {f"{name}_low": low, f"{name}_high": high}
+    editor.log_dict({f"retention/{name}": value for name, value in found.items()}, batch_size=1)
+
+
+def mean_scores(judged: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Mean of each score over those requests that have it."""
     names = dict.fromkeys(name for scores in judged for name in scores)
     columns = {name: [s[name] for s in judged if name in s] for name in names}

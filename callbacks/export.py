@@ -66,6 +66,18 @@ class SavePretrained(L.Callback):
         self.folder = folder
         self.dtype = dtype
 
+    def setup(self, trainer: L.Trainer, pl_module: Editor | Pretraining, stage: str) -> None:
+        """Refuses a model that is another one elsewhere.
+
+        Raises:
+            ValueError: if its texts begin at another position than 0.
+        """
+        if isinstance(pl_module, Editor) and pl_module.first_position:
+            raise ValueError(
+                f"a model cannot be exported with first_position {pl_module.first_position}, which "
+                "is nothing that its files could hold; leave SavePretrained out"
+            )
+
     def on_fit_end(self, trainer: L.Trainer, pl_module: Editor | Pretraining) -> None:
         """Writes ``config.json``, ``model.safetensors`` and the tokenizer's files."""
         if trainer.is_global_zero:

@@ -7,6 +7,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 
+from data_modules.records import one_word_first
 from lightning_modules.editor import Editor
 
 from .restore import restores
@@ -19,7 +20,7 @@ INK, ALARM, FAINT = "#1b4965", "#c1121f", "#8d99ae"
 class HealthFigure(L.Callback):
     """Draws perplexity over edits with the collapse marked, when the run ends.
 
-    A sequential run gives a curve, a single-edit sweep one dot per case.
+    A sequential run gives a curve with its first collapse, a single-edit sweep one dot per case.
     """
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
@@ -47,20 +48,32 @@ def health_figure(
     axes = figure.subplots()
     finite = [min(edit["perplexity"], CEILING) for edit in edits]
     numbers = [edit["edit"] for edit in edits]
-    axes.plot(numbers, finite, "." if single else "-", color=INK, label="after the edit")
+    texts = [(str(edit.get("prompt")), str(edit.get("subject"))) for edit in edits]
+    apart = [single and one_word_first(*text) for text in texts]
+    for kind, style, label in (
+        (False, "." if single else "-", ""),
+        (True, "^", ", subject one word that begins the prompt"),
+    ):
+        chosen = [n for n, wanted in enumerate(apart) if wanted == kind]
+        if chosen:
+            drawn = [numbers[n] for n in chosen], [finite[n] for n in chosen]
+            axes.plot(*drawn, style, color=INK, markersize=4, label=f"after the edit{label}")
     if "perplexity" in baseline:
         axes.axhline(baseline["perplexity"], color=FAINT, linestyle=":", label="unedited")
     limit = baseline.get("collapse_limit", math.inf)
     if math.isfinite(limit):
         axes.axhline(limit, color=ALARM, linestyle="--", label=f"collapse above {limit:g}")
     collapsed = [n for n, edit in enumerate(edits) if edit.get("collapsed")]
+    name = f"collapsed ({len(collapsed)} of {len(edits)})"
+    if not single and collapsed:
+        name, collapsed = f"first collapse, at edit {numbers[collapsed[0]]}", collapsed[:1]
     axes.plot(
         [numbers[n] for n in collapsed],
         [finite[n] for n in collapsed],
         "x",
         color=ALARM,
         markersize=9,
-        label=f"collapsed ({len(collapsed)} of {len(edits)})",
+        label=name,
     )
     if refused:
         axes.plot(
@@ -71,7 +84,8 @@ def health_figure(
             fillstyle="none",
             label=f"taken back ({len(refused)})",
         )
-    axes.set(yscale="log", xlabel="edit", ylabel="perplexity of watched text")
+    case = "case, by its place in the data" if single else "edit"
+    axes.set(yscale="log", xlabel=case, ylabel="perplexity of watched text")
     axes.grid(alpha=0.3)
     axes.legend(loc="best", frameon=False)
     return figure

@@ -33,3 +33,25 @@ def perplexities(nll: Tensor, length: Tensor) -> Perplexities:
         log_mean=float(nll.logsumexp(0) - torch.tensor(len(nll)).double().log()),
         pooled=float(((nll * length).sum() / length.sum()).exp()),
     )
+
+
+def singular_values(matrix: Tensor) -> Tensor:
+    """Singular values, the largest first, by the eigenvalues of the smaller Gram matrix.
+
+    Args:
+        matrix: ``(m, n)``.
+
+    Returns:
+        ``(min(m, n),)``, float64; those below 1e-8 of the largest are rounding errors.
+    """
+    wide = (matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T).double()
+    return torch.linalg.eigvalsh(wide @ wide.T).clamp(min=0).flip(0).sqrt()
+
+
+def effective_rank(singular: Tensor) -> float:
+    """``exp H(s / Σs)``: how many directions a matrix spreads over (Roy and Vetterli 2007).
+
+    Args:
+        singular: ``(r,)``, its singular values, not all zero.
+    """
+    return float(torch.special.entr(singular.double() / singular.double().sum()).sum().exp())

@@ -1,6 +1,5 @@
 """Takes back the edits that would destroy the model, so that the run can go on."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -14,10 +13,11 @@ from data_modules.records import EditRequest
 from lightning_modules.editor import Editor
 
 from .collapse import CollapseStopping
+from .downstream import Downstream
 from .edit_ledger import EditLedger
 from .edit_metrics import mean_scores
 from .perplexity import measured
-from .run_folder import folder_of, replace_text
+from .run_folder import folder_of, write_cases
 
 WINDOW = 20  # healthy perplexities whose median is the measure of the next one
 Fault = Callable[[dict[str, Any]], str]
@@ -26,10 +26,10 @@ Fault = Callable[[dict[str, Any]], str]
 class CollapseGuard(L.Callback):
     """Judges every edit before it counts, and takes back the one that harms the model.
 
-    Before an edit is watched it is refused for its denominator; afterwards for a perplexity that
-    is not finite or above a limit. A refused edit is undone: its line in the journal has the
-    perplexity it led to, the status ``rolled_back`` and the reason, and the next edit meets the
-    healthy model.
+    Before an edit is watched it is refused for its denominator or its probability of collapse;
+    afterwards for a perplexity that is not finite or above a limit. A refused edit is undone: its
+    line in the journal has the perplexity it led to, the status ``rolled_back`` and the reason,
+    and the next edit meets the healthy model.
 
     Args:
         action: ``rollback`` goes on with the next edit; ``quarantine`` does too, and writes the
@@ -38,6 +38,8 @@ class CollapseGuard(L.Callback):
         relative: the same as a multiple of the median of the last 20 healthy perplexities; the
             lower limit counts.
         denominator: below it an edit is refused, whatever it does.
+        risk: probability of collapse above which an edit is refused, whatever it does; needs a
+            calibration (``papers/risk-calibration.yaml``).
         retry: a method that makes a refused edit once more; what it makes is judged like any other.
 
     Raises:
@@ -50,6 +52,7 @@ class CollapseGuard(L.Callback):
         threshold: float = 1000.0,
         relative: float | None = None,
         denominator: float = 0.0,
+        risk: float = 1.0,
         retry: Editor | None = None,
     ) -> None:
         if threshold <= 0 or (relative is not None and relative <= 1) or denominator < 0:
@@ -57,8 +60,11 @@ class CollapseGuard(L.Callback):
                 "threshold must be positive, relative above 1 and denominator not negative, got "
                 f"{threshold}, {relative} and {denominator}"
             )
+        if not 0 < risk <= 1:
+            raise ValueError(f"risk must be a probability above 0, got {risk}")
         self.action = action
         self.threshold, self.relative, self.denominator = threshold, relative, denominator
+        self.risk = risk
         self.retry = retry
         self.retried = False
         self.healthy: list[float] = []
@@ -68,7 +74,7 @@ class CollapseGuard(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: Editor, stage: str) -> None:
         """Takes its place behind all that measures, before all that keeps an edit or stops."""
-        later = (CollapseStopping, EditLedger, Checkpoint)
+        later = (CollapseStopping, Downstream, EditLedger, Checkpoint)
         trainer.callbacks = sorted(  # type: ignore[attr-defined] # set by Lightning's connector
             trainer.callbacks,  # type: ignore[attr-defined] # a new list: this one is being read
             key=lambda callback: 1 if callback is self else 2 * isinstance(callback, later),
@@ -92,15 +98,21 @@ class CollapseGuard(L.Callback):
                 self.retry.prepare()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Refuses a run that does not watch every edit.
+        """Refuses a run that does not watch every edit, or cannot tell its risk.
 
         Raises:
-            ValueError: if there is no validation after each edit.
+            ValueError: if there is no validation after each edit, or no calibration for a risk.
         """
         if not trainer.enable_validation or trainer.val_check_batch != 1:
             raise ValueError(
                 "CollapseGuard judges each edit by the watching behind it: let "
                 "trainer.val_check_interval be 1, and some text be watched"
+            )
+        if self.risk < 1 and getattr(pl_module, "calibration", None) is None:
+            raise ValueError(
+                f"{type(pl_module).__name__} has no calibration, and tells no probability of "
+                f"collapse to compare with {self.risk:g}; give --model.calibration a file made by "
+                "papers/risk-calibration.yaml"
             )
         self.write(trainer)
 
@@ -114,7 +126,7 @@ class CollapseGuard(L.Callback):
         self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Judges the risk of the edit."""
-        self.judge(trainer, pl_module, self.risk)
+        self.judge(trainer, pl_module, self.danger)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Judges what the edit did."""
@@ -127,9 +139,11 @@ class CollapseGuard(L.Callback):
         if pl_module.record["status"] == "applied":
             self.healthy = [*self.healthy, pl_module.record["perplexity"]][-WINDOW:]
 
-    def risk(self, record: dict[str, Any]) -> str:
+    def danger(self, record: dict[str, Any]) -> str:
         """What speaks against an edit before it is watched; empty if nothing does."""
-        found = record.get("denominator", math.inf)
+        found, risk = record.get("denominator", math.inf), record.get("collapse_probability", 0.0)
+        if risk > self.risk:
+            return f"probability of collapse {risk:.2g} > {self.risk:g}"
         return f"denominator {found:.3g} < {self.denominator:g}" * (found < self.denominator)
 
     def harm(self, record: dict[str, Any]) -> str:
@@ -172,7 +186,7 @@ class CollapseGuard(L.Callback):
         method.history, method.edited_cases = dict(editor.history), list(editor.edited_cases)
         with torch.inference_mode(False), torch.enable_grad():  # a validation may be going on
             method.make_edit(self.requests)
-            scores = mean_scores([editor.judge(request) for request in self.requests])
+            scores = mean_scores(editor.judge_all(self.requests))
         editor.history, editor.edited_cases = method.history, method.edited_cases
         editor.applied = method.applied
         return method.record | scores
@@ -180,8 +194,7 @@ class CollapseGuard(L.Callback):
     def write(self, trainer: L.Trainer) -> None:
         """Writes the requests refused so far, in CounterFact's form."""
         if self.action == "quarantine" and trainer.is_global_zero:
-            text = json.dumps(self.refused, indent=1, ensure_ascii=False) + "\n"
-            replace_text(folder_of(trainer) / "hard_cases.json", text)
+            write_cases(folder_of(trainer), self.refused)
 
     def state_dict(self) -> dict[str, Any]:
         """The healthy perplexities and the refused requests."""

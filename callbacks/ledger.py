@@ -15,13 +15,12 @@ from data_modules.records import EditRequest
 from lightning_modules.editor import Editor
 from lightning_modules.replicas import Place, gathered
 
-from .edit_metrics import mean_scores
 from .restore import restores
 from .run_folder import Claim, append, folder_of, nullified, read_journal, rewind, write_json
 from .schedule import nothing_left, watched_next
+from .summary import GROUPS, numbers, summarize, verdict
 
 IDENTITY = ("case_id", "subject", "prompt", "target_new", "target_true")
-GROUPS = {"efficacy", "paraphrase", "neighborhood"}
 FINAL = ("applied", "collapsed_at", "final_perplexity", "highest_perplexity")
 PACKAGES = ("lightning", "torch", "transformers")
 
@@ -137,8 +136,10 @@ class EditJournal(L.Callback):
         if not trainer.is_global_zero:
             return
         edits = read_journal(folder_of(trainer))
+        chosen_by = getattr(trainer.datamodule, "chosen_by", None)  # type: ignore[attr-defined] # set by Lightning's connector
         summary = summarize(edits, pl_module.baseline) | {
             **pl_module.card(),
+            **({"chosen_by": chosen_by} if chosen_by else {}),
             "versions": {name: version(name) for name in PACKAGES},
         }
         write_json(folder_of(trainer) / "summary.json", summary)
@@ -171,15 +172,6 @@ class EditJournal(L.Callback):
         return gathered(record) if self.turn.devices > 1 else [record]
 
 
-def numbers(record: dict[str, Any]) -> dict[str, float]:
-    """A record's figures, without its number, case and texts."""
-    return {
-        name: float(value)
-        for name, value in record.items()
-        if isinstance(value, int | float) and name not in {"edit", "case_id"}
-    }
-
-
 def log(trainer: L.Trainer, record: dict[str, Any], step: int) -> None:
     """Sends a record's figures, and its request as text, to every logger."""
     for logger in trainer.loggers:
@@ -194,7 +186,9 @@ def tag(name: str) -> str:
         return f"health/{name}"
     if name.split("_")[0] in GROUPS:
         return f"scores/{name}"
-    return f"edit/{name}"
+    if name.startswith("drift_"):
+        return f"drift/{name.removeprefix('drift_')}"
+    return name if name.startswith("tasks/") else f"edit/{name}"
 
 
 def describe(record: dict[str, Any]) -> str:
@@ -203,44 +197,4 @@ def describe(record: dict[str, Any]) -> str:
     return (
         f"**{record['prompt']}** · {record['subject']} · {record['target_true']} → "
         f"**{record['target_new']}** ({outcome})"
-    )
-
-
-def summarize(edits: list[dict[str, Any]], baseline: dict[str, float]) -> dict[str, Any]:
-    """What became of a run: edits applied, first collapse, perplexity, means of all figures.
-
-    Edits that a guard took back are named, and count for nothing else.
-    """
-    standing = [edit for edit in edits if edit["status"] != "rolled_back"]
-    watched = [edit["perplexity"] for edit in standing if "perplexity" in edit]
-    return {
-        "edits": len(edits),
-        "applied": sum(edit["status"] == "applied" for edit in edits),
-        "rolled_back": [edit["edit"] for edit in edits if edit["status"] == "rolled_back"],
-        "collapsed": sum(edit.get("collapsed", False) for edit in standing),
-        "collapsed_at": next((e["edit"] for e in standing if e.get("collapsed")), None),
-        "baseline": baseline,
-        "final_perplexity": watched[-1] if watched else None,
-        "highest_perplexity": max(watched, default=None),
-        "means": mean_scores([numbers(edit) for edit in standing]),
-    }
-
-
-def verdict(summary: dict[str, Any]) -> str:
-    """The run in one sentence."""
-    before, highest = summary["baseline"].get("perplexity"), summary["highest_perplexity"]
-    if summary["collapsed_at"] is None:
-        refused = len(summary["rolled_back"])
-        back = f", {refused} more taken back" if refused else ""
-        return f"{summary['applied']} edits{back}, no collapse" + (
-            f": perplexity at most {highest:.4g} (unedited {before:.4g})"
-            if highest and before
-            else ""
-        )
-    limit = summary["baseline"]["collapse_limit"]
-    unedited = f" (unedited {before:.4g})" if before else ""
-    often = f" and {summary['collapsed'] - 1} more times" if summary["collapsed"] > 1 else ""
-    return (
-        f"collapsed at edit {summary['collapsed_at']}{often}: perplexity {highest:.4g} > "
-        f"{limit:.4g}{unedited}"
     )

@@ -32,6 +32,17 @@ class EditBar(TQDMProgressBar):
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description("Editing")
 
+    def announce(self, trainer: L.Trainer, what: str | None) -> None:
+        """Says on the bar at hand what is going on beside what it counts; None if no longer."""
+        if trainer.sanity_checking or trainer.state.fn == "validate":
+            bar, usual = self.val_progress_bar, self.sanity_check_description
+            usual = usual if trainer.sanity_checking else self.validation_description
+        elif trainer.state.fn == "fit":
+            bar, usual = self.train_progress_bar, "Editing"
+        else:
+            bar, usual = self.test_progress_bar, self.test_description
+        bar.set_description(usual if what is None else what)
+
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:

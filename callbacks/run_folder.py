@@ -5,6 +5,7 @@ import fcntl
 import json
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,12 @@ def nullified(content: Any) -> Any:
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Writes a JSON file as a whole or not at all."""
     replace_text(file, json.dumps(nullified(content), indent=2, ensure_ascii=False) + "\n")
+
+
+def write_cases(folder: Path, cases: Iterable[dict[str, Any]]) -> None:
+    """Writes requests in CounterFact's form to ``hard_cases.json``, which ``--data.path`` reads."""
+    text = json.dumps([nullified(case) for case in cases], indent=1, ensure_ascii=False)
+    replace_text(folder / "hard_cases.json", text + "\n")
 
 
 def replace_text(file: Path, text: str) -> None:

@@ -36,15 +36,15 @@ def documents(path: str, config: str | None = None) -> Iterator[str]:
             yield row[field]
 
 
-def rows(path: str, config: str | None = None) -> Iterator[dict]:
-    """Records of a local file or folder, or of a hub dataset's ``train`` split, streamed.
+def rows(path: str, config: str | None = None, split: str = "train") -> Iterator[dict]:
+    """Records of a local file or folder, or of a split of a hub dataset, streamed.
 
     Raises:
         FileNotFoundError: if there is no such file and no such dataset can be reached.
     """
     if not Path(path).exists():
         try:
-            yield from datasets.load_dataset(path, config, split="train", streaming=True)
+            yield from datasets.load_dataset(path, config, split=split, streaming=True)
         except (datasets.exceptions.DatasetNotFoundError, ConnectionError, OSError) as error:
             raise FileNotFoundError(
                 f"{path!r} is neither a file or folder here nor a hub dataset that can be "

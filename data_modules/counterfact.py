@@ -1,6 +1,7 @@
 """CounterFact's records as edit requests."""
 
 from .fields import Record
+from .portability import portability
 from .records import EditRequest
 
 
@@ -19,6 +20,7 @@ def published_counterfact(record: Record) -> EditRequest:
         target_true=true,
         paraphrases=record.texts("paraphrase_prompts"),
         neighborhood=record.probes("neighborhood_prompts", "neighborhood_targets", true or None),
+        portability=portability(record),
     )
 
 
@@ -33,4 +35,5 @@ def flat_counterfact(record: Record) -> EditRequest:
         target_true=record.text("ground_truth", default=""),
         paraphrases=record.texts("rephrase_prompt"),
         neighborhood=record.probes("locality_prompt", "locality_ground_truth"),
+        portability=portability(record),
     )

@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader
 
 from .corpora import documents, watched_text
 from .embedded import embedded_requests, embedded_sentences
-from .readers import read_requests
-from .records import EditRequest
+from .readers import read_union
+from .records import EditRequest, TaskItem
+from .tasks import TaskOptions, read_tasks, subset
 
 
 class ResumableLoader(DataLoader):
@@ -51,7 +52,7 @@ class EditingDataModule(L.LightningDataModule):
     Args:
         path: edit requests: a JSON or JSON-lines file (CounterFact, zsRE or QAEdit in one of
             their forms, plain or compressed), a hub dataset, or the folder of a run for the
-            requests it edited; the embedded ones if null.
+            requests it edited; or a list of these; the embedded ones if null.
         limit: requests kept at most, the first ones; all if null.
         seed: of a shuffle before the limit; the file's order if null.
         case_ids: cases to keep, in this order; all if null.
@@ -61,14 +62,15 @@ class EditingDataModule(L.LightningDataModule):
         watch_limit: watched texts kept at most, the first ones; all if null.
         watch_batch_size: texts of one validation batch.
         skip_faulty: leave out records that cannot become a request, with a warning.
+        tasks: downstream tasks on which the model is judged; none if null.
 
     Raises:
-        ValueError: if a limit or a batch size is not positive.
+        ValueError: if a limit or a batch size is not positive, or a task is unknown.
     """
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | list[str] | None = None,
         limit: int | None = None,
         seed: int | None = None,
         case_ids: list[int] | None = None,
@@ -77,6 +79,7 @@ class EditingDataModule(L.LightningDataModule):
         watch_limit: int | None = None,
         watch_batch_size: int = 256,
         skip_faulty: bool = False,
+        tasks: TaskOptions | None = None,
     ) -> None:
         super().__init__()
         sizes = {
@@ -97,22 +100,28 @@ class EditingDataModule(L.LightningDataModule):
         self.watch_limit = watch_limit
         self.watch_batch_size = watch_batch_size
         self.skip_faulty = skip_faulty
+        self.tasks = tasks
+        if tasks is not None:
+            tasks.check()
         self.alone = False
         self.digests: list[str] = []
         self.requests: list[EditRequest] = []
         self.watched: list[tuple[int, str]] = []
+        self.task_items: dict[str, list[TaskItem]] = {}
 
     def setup(self, stage: str) -> None:
         """Reads and selects once, whatever the stages.
 
         Raises:
             FileNotFoundError: if a path names nothing that can be reached.
-            ValueError: if the requests or the watched text cannot be read, or none is left.
+            ValueError: if requests, watched text or tasks cannot be read, or none is left.
         """
+        if self.tasks is not None and not self.task_items and stage != "predict":
+            self.task_items = read_tasks(self.tasks)
         if self.requests:
             return
         requests = (
-            embedded_requests() if self.path is None else read_requests(self.path, self.skip_faulty)
+            embedded_requests() if self.path is None else read_union(self.path, self.skip_faulty)
         )
         self.watched = self._watched_texts()
         self.requests = selection(requests, self.case_ids, self.seed)[: self.limit]
@@ -132,6 +141,11 @@ class EditingDataModule(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         """The train requests again, to see what is retained of them."""
         return self._loader(*self._place)
+
+    def judged(self, in_full: bool) -> dict[str, list[TaskItem]]:
+        """Items of each task: all of them, or those that are judged after edits."""
+        limit = None if in_full or self.tasks is None else self.tasks.limit
+        return {name: subset(items, limit) for name, items in self.task_items.items()}
 
     def predict_dataloader(self) -> DataLoader:
         """The train requests, to foresee what they do."""

@@ -114,7 +114,7 @@ class MetaTrainingDataModule(L.LightningDataModule):
         )
 
 
-def _some(requests: list[EditRequest], path: str | None) -> list[EditRequest]:
+def _some(requests: list[EditRequest], path: str | list[str] | None) -> list[EditRequest]:
     if not requests:
         raise ValueError(
             f"{path}: too few subjects to train on some and hold others out; give more requests, "

@@ -2,7 +2,7 @@
 
 import json
 import lzma
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +61,26 @@ def read_requests(path: str, skip_faulty: bool = False) -> list[EditRequest]:
     return requests
 
 
+def read_union(paths: str | Sequence[str], skip_faulty: bool = False) -> list[EditRequest]:
+    """Edit requests of one dataset or of several, such as the hard cases of several models.
+
+    A request that several of them have, by case, text and target, is there once, in the place
+    where it is met first.
+
+    Raises:
+        ValueError: if no dataset is named.
+    """
+    if isinstance(paths, str):
+        return read_requests(paths, skip_faulty)
+    if not paths:
+        raise ValueError("path is an empty list; name a file, or give null for the embedded facts")
+    union: dict[tuple[int, str, str], EditRequest] = {}
+    for path in paths:
+        for request in read_requests(path, skip_faulty):
+            union.setdefault((request.case_id, request.text, request.target_new), request)
+    return list(union.values())
+
+
 def _request(record: Record) -> EditRequest:
     found = {name for name, value in record.fields.items() if value is not None}
     for form in FORMS:
@@ -97,23 +117,31 @@ def _ledger_rows(files: list[Path]) -> Iterator[dict[str, Any]]:
 
 
 def _json_rows(path: str) -> Iterator[dict[str, Any]]:
-    """Objects of a JSON list or of JSON lines.
+    """Objects of a JSON list or of JSON lines."""
+    for number, (_, value) in enumerate(json_values(path)):
+        if not isinstance(value, dict):
+            raise ValueError(f"{path}: record {number} must be a JSON object, got {value!r}")
+        yield value
+
+
+def json_values(path: str) -> list[tuple[str, Any]]:
+    """Where each value of a JSON list or of JSON lines stands, such as ``line 3``, and the value.
 
     Read as they stand: `datasets` makes dates of texts that look like dates, and quotes every
     text of a field in which one record holds a number.
+
+    Raises:
+        ValueError: if the file, plain or compressed, holds neither.
     """
     try:
         with fsspec.open(path, "rt", compression="infer", encoding="utf-8-sig") as file:
-            text = file.read().strip()
-        is_list = text.startswith("[")
-        lines = filter(str.strip, text.split("\n"))
-        values = json.loads(text) if is_list else [json.loads(line) for line in lines]
+            text = file.read()
+        if text.lstrip().startswith("["):
+            return [(f"record {n}", value) for n, value in enumerate(json.loads(text))]
+        lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+        return [(f"line {n}", json.loads(line)) for n, line in lines]
     except (ValueError, EOFError, OSError, lzma.LZMAError) as error:
         raise ValueError(
             f"{path} is neither a JSON list nor JSON lines, plain or compressed ({error}); "
             "convert it to one of these"
         ) from error
-    for number, value in enumerate(values):
-        if not isinstance(value, dict):
-            raise ValueError(f"{path}: record {number} must be a JSON object, got {value!r}")
-        yield value

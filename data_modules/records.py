@@ -21,6 +21,7 @@ class EditRequest(NamedTuple):
         target_true: the answer before the edit; empty where the dataset has none.
         paraphrases: other wordings of the prompt, the subject filled in.
         neighborhood: prompts about other subjects, which the edit must leave alone.
+        portability: what follows from the new fact, such as a further fact about the new answer.
     """
 
     case_id: int
@@ -30,6 +31,7 @@ class EditRequest(NamedTuple):
     target_true: str = ""
     paraphrases: tuple[str, ...] = ()
     neighborhood: tuple[Probe, ...] = ()
+    portability: tuple[Probe, ...] = ()
 
     @property
     def text(self) -> str:
@@ -37,7 +39,11 @@ class EditRequest(NamedTuple):
         return self.prompt.replace("{}", self.subject, 1)
 
     def as_counterfact(self) -> dict[str, Any]:
-        """The request as CounterFact's authors would publish it, with its neighbors' answers."""
+        """The request as CounterFact's authors would publish it, with its neighbors' answers.
+
+        What follows from it, which CounterFact does not have, is added where there is something.
+        """
+        following = [probe._asdict() for probe in self.portability]
         return {
             "case_id": self.case_id,
             "requested_rewrite": {
@@ -49,7 +55,18 @@ class EditRequest(NamedTuple):
             "paraphrase_prompts": list(self.paraphrases),
             "neighborhood_prompts": [probe.prompt for probe in self.neighborhood],
             "neighborhood_targets": [probe.answer for probe in self.neighborhood],
+            **({"portability": following} if following else {}),
         }
+
+
+def one_word_first(prompt: str, subject: str) -> bool:
+    """Whether the subject is one word and begins the prompt: most hard cases are of this kind.
+
+    Args:
+        prompt: with a ``{}`` in the subject's place.
+        subject: to be put there.
+    """
+    return prompt.startswith("{}") and len(subject.split()) == 1
 
 
 class WatchedText(NamedTuple):
@@ -62,3 +79,27 @@ class WatchedText(NamedTuple):
 
     indices: list[int]
     texts: list[str]
+
+
+class TaskItem(NamedTuple):
+    """A question of a downstream task, as lm-evaluation-harness would put it.
+
+    Attributes:
+        task: its name, such as ``piqa``.
+        number: the record's place in its source, from 0.
+        context: what stands before the answer.
+        choices: continuations with their leading blank, of which the likeliest is the model's
+            answer; a single one is its answer if every token of it is the greedy one. Empty
+            where the model writes its answer.
+        gold: index of the right choice.
+        answers: those accepted where the model writes its answer; none if it is to give none.
+        until: texts that end a written answer.
+    """
+
+    task: str
+    number: int
+    context: str
+    choices: tuple[str, ...] = ()
+    gold: int = 0
+    answers: tuple[str, ...] = ()
+    until: tuple[str, ...] = ()

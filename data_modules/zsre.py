@@ -1,6 +1,7 @@
 """Records whose prompts are questions, zsRE's and QAEdit's, as edit requests."""
 
 from .fields import Record
+from .portability import portability
 from .records import EditRequest
 
 
@@ -16,6 +17,7 @@ def zsre(record: Record) -> EditRequest:
         target_true=answers[0].strip(),
         paraphrases=record.texts("rephrase"),
         neighborhood=record.probes("loc", "loc_ans"),
+        portability=portability(record),
     )
 
 
@@ -33,4 +35,5 @@ def qaedit(record: Record) -> EditRequest:
         target_new=record.text("target"),
         paraphrases=record.texts("rephrase"),
         neighborhood=sum((p.probes("locality.loc", "locality.loc_ans") for p in pairs), ()),
+        portability=portability(record),
     )

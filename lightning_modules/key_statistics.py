@@ -16,6 +16,7 @@ from .functional.second_moment import SecondMoment, pack, unpack
 from .language_model.layout import blocks, oriented, output_map, output_weight_name
 from .language_model.loading import Dtype, artefact_file, fingerprint, load
 from .language_model.passes import recording
+from .language_model.positions import begin_at
 from .language_model.scoring import batches_by_length
 from .language_model.tokens import collate
 from .second_moments import KIND, require_tokens, save_second_moments
@@ -50,6 +51,7 @@ class KeyStatistics(L.LightningModule):
         output: file to write; by default where the editors look for it.
         dtype: of the model's weights; the same as when editing.
         trust_remote_code: run code that comes with the model.
+        first_position: of each text's first token; the same as when editing.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class KeyStatistics(L.LightningModule):
         output: str | None = None,
         dtype: Dtype = "float32",
         trust_remote_code: bool = False,
+        first_position: int = 0,
     ) -> None:
         super().__init__()
         self.lm_name = lm
@@ -72,6 +75,7 @@ class KeyStatistics(L.LightningModule):
         self.output = output
         self.dtype_name = dtype
         self.trust_remote_code = trust_remote_code
+        self.first_position = first_position
         self.lm: Any = None
 
     def configure_model(self) -> None:
@@ -84,6 +88,7 @@ class KeyStatistics(L.LightningModule):
         if self.lm is not None:
             return
         self.lm, self.tokenizer = load(self.lm_name, self.dtype_name, self.trust_remote_code)
+        begin_at(self.lm, self.first_position)
         layers = self.layers or range(len(blocks(self.lm)))
         self.maps = {layer: output_map(self.lm, layer) for layer in layers}
         self.width = oriented(self.lm, output_weight_name(self.lm, min(self.maps))).shape[1]

@@ -1,26 +1,26 @@
 """What methods share that see an MLP as a memory: contexts, second moments, value search."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from data_modules.records import EditRequest
 
-from .editor import Editor
+from .collapse_risk import Calibration, load_calibration
 from .functional.rank_one import factorize
 from .functional.value_search import FoundValue, ValueSearchOptions
-from .language_model.contexts import sample_contexts
+from .in_context import ContextEditor
+from .language_model.keys import Keyed, first_token_keys
 from .language_model.layout import output_weight_name
 from .language_model.loading import artefact_file
 from .language_model.values import Located, Recorded, alike, record_requests, search_values
 from .second_moments import KIND, load_second_moment
 
 
-class KeyValueEditor(Editor):
+class KeyValueEditor(ContextEditor):
     """Edits MLP output maps so that a subject's key maps to a value that was searched for it.
 
     Args:
@@ -30,12 +30,10 @@ class KeyValueEditor(Editor):
             ``identity`` leaves it out, as their released configuration does.
         statistics: file of second moments; by default the place where
             ``key-statistics.yaml`` puts those of this model.
-        contexts: how many context templates of how many tokens, beside the plain one; by default
-            as many as the method's authors take.
+        calibration: file of ``papers/risk-calibration.yaml`` that makes a probability of collapse
+            of the risk; by default the embedded model's own, of its default method.
         search_together: requests whose values are searched in one batch, at most; bounds memory.
     """
-
-    usual_contexts: Mapping[int, int] = {5: 10, 10: 10}
 
     def __init__(
         self,
@@ -43,7 +41,7 @@ class KeyValueEditor(Editor):
         value: ValueSearchOptions = ValueSearchOptions(),  # noqa: B008 - frozen
         second_moment: Literal["estimated", "identity"] = "estimated",
         statistics: str | None = None,
-        contexts: dict[int, int] | None = None,
+        calibration: str | None = None,
         search_together: int = 8,
         **options: Any,
     ) -> None:
@@ -54,9 +52,10 @@ class KeyValueEditor(Editor):
         self.value = value
         self.second_moment = second_moment
         self.statistics = statistics
-        self.context_lengths = self.usual_contexts if contexts is None else contexts
+        self.calibration_file = calibration
+        self.calibration: Calibration | None = None
         self.search_together = search_together
-        self.contexts: list[str] = []
+        self.located: list[Located] = []
         self.ahead: dict[EditRequest, tuple[Located, FoundValue]] = {}
 
     @property
@@ -69,13 +68,9 @@ class KeyValueEditor(Editor):
         return [output_weight_name(self.lm, layer) for layer in self.layers]
 
     def prepare(self) -> None:
-        """Samples the context templates; loads the second moments and factorizes them."""
+        """Samples the context templates, loads the second moments and factorizes them."""
         super().prepare()
-        if not self.contexts:
-            generator = torch.Generator().manual_seed(self.seed)
-            self.contexts = sample_contexts(
-                self.lm, self.tokenizer, self.context_lengths, generator
-            )
+        self.calibration = load_calibration(self.calibration_file, self.lm_name, self.card())
         self.factors: dict[int, Tensor | None] = {}
         for layer in self.layers:
             moment = self.load_moment(layer)
@@ -153,14 +148,37 @@ class KeyValueEditor(Editor):
 
     def predict_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
         """What each edit would risk, without searching a value or editing."""
+        self.located = self.locate(batch)
         return [
             {"case_id": r.case_id, "subject": r.subject, "prompt": r.prompt, **self.risk(located)}
-            for r, located in zip(batch, self.locate(batch), strict=True)
+            for r, located in zip(batch, self.located, strict=True)
         ]
+
+    def keyed(self, batch: Sequence[EditRequest]) -> list[Keyed]:
+        """The kinds of keys of the requests that :meth:`predict_step` has located."""
+        firsts, places = first_token_keys(self.lm, self.tokenizer, self.value_layer, batch)
+        found = []
+        for request, located, first, at in zip(batch, self.located, firsts, places, strict=True):
+            keys = self.key_kinds(request, located) | {"first": first}
+            cpu = {kind: key.float().cpu() for kind, key in keys.items()}
+            found.append(Keyed(request, located.subject_position == at, cpu))
+        return found
+
+    def key_kinds(self, request: EditRequest, located: Located) -> dict[str, Tensor]:
+        """A request's keys at its subject, ``(f,)`` each, by kind."""
+        kinds = {"plain": located.keys[0], "mean": located.keys.mean(0)}
+        if len(self.contexts) > 1:
+            kinds["prefixed"] = located.keys[self.context_of(request)]
+        return kinds
 
     def risk(self, located: Located) -> dict[str, Any]:
         """Cosine of plain and mean key, and place of the subject's last token."""
-        return dict(located.figures)
+        return self.foretold(located.figures)
+
+    def foretold(self, figures: dict[str, Any]) -> dict[str, Any]:
+        """Figures known before a search, with the probability of collapse if they tell it."""
+        found = self.calibration.probability(figures) if self.calibration is not None else None
+        return figures if found is None else {**figures, "collapse_probability": found}
 
     def figures(self, located: Located, found: FoundValue) -> dict[str, Any]:
         """What the journal keeps of one request's search."""
@@ -182,15 +200,4 @@ class KeyValueEditor(Editor):
             "layers": self.layers,
             "second_moment": self.second_moment,
             "value": asdict(self.value),
-            "contexts": self.contexts,
         }
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the context templates."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["contexts"] = list(self.contexts)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the context templates back."""
-        super().on_load_checkpoint(checkpoint)
-        self.contexts = list(checkpoint["contexts"])

@@ -18,7 +18,7 @@ from .language_model.gradients import (
     mlp_weight_names,
     target_logits,
 )
-from .language_model.judging import judge
+from .language_model.judging import answers, measures, questions
 from .language_model.layout import blocks, oriented
 from .language_model.loading import Dtype, artefact_file, fingerprint, load
 from .language_model.scoring import score
@@ -169,11 +169,13 @@ class MENDTraining(L.LightningModule):
         for request in batch:
             changes = self.changes([request])
             losses = self.losses([request], changes)
-            ask = partial(judge, partial(score, self.lm), self.tokenizer, request)
-            before = ask()["neighborhood_token_accuracy"]
+            ask = partial(answers, partial(score, self.lm), self.tokenizer, [questions(request)])
+            (before,) = ask()
             with changed(self.lm, changes):
-                scores = ask()
-            scores["drawdown"] = before - scores["neighborhood_token_accuracy"]
+                (after,) = ask()
+            scores = measures(after, [answer.guesses for answer in before["neighborhood"]])
+            near = "neighborhood_token_accuracy"
+            scores["drawdown"] = measures(before)[near] - scores[near]
             loss = self.edit_weight * losses.edit + losses.locality
             self.log("val/loss", loss, batch_size=1, prog_bar=True, sync_dist=True)
             self.log_dict(

@@ -59,10 +59,9 @@ class RankOneEditor(KeyValueEditor):
         chosen = self.choose_keys(located.keys, located.values)
         residual = located.values[0] + found.checked().change - chosen.value
         change = rank_one_update(self.direction(chosen), chosen.key, residual)
-        self.record |= self.figures(located, found) | {
-            "denominator": abs(change.denominator),
-            "numerator_norm": change.numerator_norm,
-        }
+        foreseen = self.foretold(divided_by(change.right, chosen.key) | located.figures)
+        self.record |= self.figures(located, found) | foreseen
+        self.record["numerator_norm"] = change.numerator_norm
         return Update(self.edited_weights()[0], change.left[:, None], change.right[None])
 
     def direction(self, chosen: RankOneKeys) -> Tensor:
@@ -70,10 +69,25 @@ class RankOneEditor(KeyValueEditor):
         return whiten(chosen.direction[:, None], self.factors[self.value_layer])[:, 0]
 
     def risk(self, located: Located) -> dict[str, Any]:
-        """Adds what an edit would divide by."""
+        """Tells also what an edit would divide by."""
         chosen = self.choose_keys(located.keys, located.values)
         direction = F.normalize(self.direction(chosen), dim=0)
-        return {"denominator": abs(float(direction @ chosen.key.double())), **super().risk(located)}
+        return self.foretold(divided_by(direction, chosen.key) | located.figures)
+
+    def key_kinds(self, request: EditRequest, located: Located) -> dict[str, Tensor]:
+        """Adds ``C⁻¹ k̄`` of unit length, whatever the policy."""
+        kinds = super().key_kinds(request, located)
+        mean = RankOneKeys(kinds["mean"], kinds["plain"], located.values[0])
+        return kinds | {"direction": F.normalize(self.direction(mean), dim=0)}
+
+
+def divided_by(direction: Tensor, key: Tensor) -> dict[str, float]:
+    """``|u · k|`` of the unit direction u, ``(f,)``, and the same over k's norm: their cosine."""
+    denominator = abs(float(direction @ key.double()))
+    return {
+        "denominator": denominator,
+        "denominator_relative": denominator / float(key.double().norm()),
+    }
 
 
 class ROME(RankOneEditor):
@@ -104,3 +118,29 @@ class PromptOnlyROME(RankOneEditor):
     def choose_keys(self, keys: Tensor, values: Tensor) -> RankOneKeys:
         """Plain key and value throughout."""
         return RankOneKeys(keys[0], keys[0], values[0])
+
+
+class FullyConsistentROME(RankOneEditor):
+    """C-ROME as its equation reads: the mean over prefixed contexts alone, of keys and of values.
+
+    The published code of C-ROME has the plain context in these means, and adds the change that was
+    searched to the plain context's value; here it is added to the mean value.
+    """
+
+    def prepare(self) -> None:
+        """Refuses to do without prefixed contexts.
+
+        Raises:
+            ValueError: if there is only the plain one.
+        """
+        super().prepare()
+        if len(self.contexts) < 2:
+            raise ValueError(
+                "FullyConsistentROME takes its keys from prefixed contexts, and there are none; "
+                "give some, such as --model.contexts '{5: 10}'"
+            )
+
+    def choose_keys(self, keys: Tensor, values: Tensor) -> RankOneKeys:
+        """Mean prefixed key; the plain value, so that the residual is the change itself."""
+        mean = keys[1:].mean(0)
+        return RankOneKeys(mean, mean, values[0])

@@ -34,9 +34,11 @@ def load_second_moment(path: str | None, lm_name: str, model: str, layer: int) -
             than a key is wide, which leaves the moment singular.
     """
     file = artefact_file(KIND, path, lm_name, model)
+    first = model.rpartition("-first-position-")[2] if "-" in model else "0"
     command = (
         "python train.py test --config key-statistics.yaml "
         f"--model.lm {lm_name} --model.layers [{layer}]"
+        + (f" --model.first_position {first}" if first != "0" else "")
     )
     if not file.is_file():
         raise FileNotFoundError(

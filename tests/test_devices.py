@@ -99,6 +99,7 @@ def test_two_devices_write_what_one_does(options, tmp_path):
         ["--data.batch_size", "2"],
         ["--trainer.val_check_interval", "2"],
         ["--trainer.callbacks+", "callbacks.restore.RestoreWeights"],
+        ["--trainer.callbacks+", "callbacks.generation.GenerationMetrics"],
         [
             "--model",
             "lightning_modules.memit.MEMIT",
@@ -108,7 +109,7 @@ def test_two_devices_write_what_one_does(options, tmp_path):
             "5",
         ],
     ],
-    ids=["batches", "seldom watched", "single", "searched together"],
+    ids=["batches", "seldom watched", "single", "written", "searched together"],
 )
 def test_every_number_of_devices_writes_the_same(options, tmp_path, devices, kind):
     for name in ("one", "more"):

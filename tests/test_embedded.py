@@ -3,6 +3,8 @@
 import pytest
 
 from data_modules.embedded import FOLDER, embedded_requests, embedded_sentences
+from data_modules.tasks import TaskOptions, read_tasks, subset
+from lightning_modules.language_model.answering import choose
 from lightning_modules.language_model.loading import fingerprint, load
 from lightning_modules.language_model.scoring import score
 from lightning_modules.language_model.tokens import request_span, target_span, text_span
@@ -25,6 +27,14 @@ def test_its_perplexity_is_sane(embedded):
     lm, tokenizer = embedded
     scores = score(lm, [text_span(tokenizer, text) for text in embedded_sentences()])
     assert float(scores.nll.exp().mean()) < 200
+
+
+@pytest.mark.parametrize("name", ["lambada", "hellaswag", "piqa"])
+def test_it_solves_the_tasks_that_ask_for_its_facts(embedded, name):
+    lm, tokenizer = embedded
+    items = subset(read_tasks(TaskOptions([name]))[name], 30)
+    found = choose(lambda spans: score(lm, spans), tokenizer, items, 512)
+    assert sum(answer[name] for answer in found) / len(found) > 0.8
 
 
 def test_one_word_subjects_are_first_tokens(embedded):

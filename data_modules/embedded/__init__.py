@@ -43,6 +43,12 @@ def _request(number: int, relation: dict, subject: str, draw: random.Random) -> 
     )
 
 
+def embedded_hard_cases() -> list[EditRequest]:
+    """The embedded requests that are hard for the embedded model under single ROME edits."""
+    hard = json.loads((FOLDER / "hard_cases.json").read_text())
+    return [request for request in embedded_requests() if str(request.case_id) in hard]
+
+
 def embedded_sentences() -> list[str]:
     """Sentences to watch perplexity on, written for this project in ME-PPL's form."""
     return [row["Text"] for row in json.loads((FOLDER / "sentences.json").read_text())]

@@ -1,6 +1,7 @@
-"""How a model answers an edit request: efficacy, paraphrase and neighborhood."""
+"""How a model answers an edit request: efficacy, paraphrase, neighborhood and portability."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import exp
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerFast
@@ -9,6 +10,17 @@ from data_modules.records import EditRequest
 
 from .scoring import Scores
 from .tokens import Span, target_span
+
+Score = Callable[[Sequence[Span]], Scores]
+
+MEASURES = frozenset(
+    [
+        f"{group}{kind}"
+        for group in ("efficacy", "paraphrase", "neighborhood")
+        for kind in ("", "_magnitude", "_token_accuracy", "_exact_match")
+    ]
+    + ["neighborhood_agreement", "portability_token_accuracy", "portability_exact_match"]
+)
 
 
 class Question(NamedTuple):
@@ -19,53 +31,101 @@ class Question(NamedTuple):
     rival: str
 
 
+class Answer(NamedTuple):
+    """What a model makes of a question.
+
+    Attributes:
+        nll: of the wanted answer, mean per token, in nats.
+        rival: of the one it must beat; None if there is none.
+        matched: fraction of the wanted answer's tokens that are the greedy choice.
+        guesses: the greedy choice at each of them.
+    """
+
+    nll: float
+    rival: float | None
+    matched: float
+    guesses: list[int]
+
+
+Answered = Mapping[str, Sequence[Answer]]
+
+
 def questions(request: EditRequest) -> dict[str, list[Question]]:
-    """What a request asks: itself, its paraphrases, and its neighbors by their own answers."""
+    """What a request asks: itself, its paraphrases, its neighbors by their own answers, and more.
+
+    Portability has what follows from the edit, which need not have been asked before it.
+    """
     new, true = request.target_new, request.target_true
     return {
         "efficacy": [Question(request.text, new, true)],
         "paraphrase": [Question(prompt, new, true) for prompt in request.paraphrases],
         "neighborhood": [Question(p.prompt, p.answer, new) for p in request.neighborhood],
+        "portability": [Question(p.prompt, p.answer, "") for p in request.portability],
     }
 
 
-def judge(
-    score: Callable[[Sequence[Span]], Scores],
-    tokenizer: PreTrainedTokenizerFast,
-    request: EditRequest,
-) -> dict[str, float]:
-    """Success of each group of a request's questions, in [0, 1].
+def neighbors(request: EditRequest) -> dict[str, list[Question]]:
+    """The neighbors alone, without an answer that they must beat."""
+    return {"neighborhood": [Question(p.prompt, p.answer, "") for p in request.neighborhood]}
 
-    ``NAME`` is the fraction with P(wanted) > P(rival), by mean log-probability per token as in
-    ROME's evaluation; ``NAME_magnitude`` the mean difference of these probabilities;
-    ``NAME_token_accuracy`` the fraction of the wanted answer's tokens that are the greedy choice
-    under teacher forcing, as in EasyEdit's. What a request cannot tell is absent.
+
+def answers(
+    score: Score,
+    tokenizer: PreTrainedTokenizerFast,
+    asked: Sequence[Mapping[str, Sequence[Question]]],
+) -> list[Answered]:
+    """The answers to each request's questions, group by group; all are asked at once.
 
     Args:
         score: scores spans on the model in question.
         tokenizer: the model's.
-        request: whose questions are asked.
+        asked: of each request.
     """
-    groups = questions(request)
-    asked = [question for group in groups.values() for question in group]
-    spans = [target_span(tokenizer, q.prompt, q.wanted) for q in asked]
-    rivals = [target_span(tokenizer, q.prompt, q.rival) for q in asked if q.rival]
+    flat = [question for groups in asked for group in groups.values() for question in group]
+    spans = [target_span(tokenizer, q.prompt, q.wanted) for q in flat]
+    rivals = [target_span(tokenizer, q.prompt, q.rival) for q in flat if q.rival]
     scores = score(spans + rivals)
-    probability = (-scores.nll).exp().tolist()
     nll = scores.nll.tolist()
-    accuracy = (scores.greedy / scores.length).tolist()
-    rival_numbers = iter(range(len(spans), len(spans) + len(rivals)))
-    pairs = [(n, next(rival_numbers) if q.rival else None) for n, q in enumerate(asked)]
+    matched = (scores.greedy / scores.length).tolist()
+    guesses = scores.guesses.split(scores.length.tolist())
+    rival_nll = iter(nll[len(spans) :])
+    given = iter(
+        Answer(nll[n], next(rival_nll) if q.rival else None, matched[n], guesses[n].tolist())
+        for n, q in enumerate(flat)
+    )
+    return [
+        {name: [next(given) for _ in group] for name, group in groups.items()} for groups in asked
+    ]
+
+
+def measures(answered: Answered, unedited: Sequence[Sequence[int]] = ()) -> dict[str, float]:
+    """Success of each group of a request's answers, in [0, 1], by several protocols side by side.
+
+    ``NAME`` is the fraction with P(wanted) > P(rival), by mean log-probability per token as in
+    ROME's evaluation; ``NAME_magnitude`` the mean difference of these probabilities.
+    ``NAME_token_accuracy`` is the fraction of the wanted answer's tokens that are the greedy choice
+    under teacher forcing, as in EasyEdit's; ``NAME_exact_match`` the fraction of answers of which
+    all tokens are. ``neighborhood_agreement`` is EasyEdit's locality: the fraction of the greedy
+    choices at a neighbor's answer that are also the unedited model's, right or wrong. What a
+    request cannot tell is absent.
+
+    Args:
+        answered: by group.
+        unedited: the unedited model's greedy tokens at each neighbor's answer.
+    """
     result: dict[str, float] = {}
-    remaining = iter(pairs)
-    for name, group in groups.items():
-        members = [next(remaining) for _ in group]
-        duels = [(wanted, rival) for wanted, rival in members if rival is not None]
-        if members:
-            result[f"{name}_token_accuracy"] = _mean([accuracy[n] for n, _ in members])
+    for name, group in answered.items():
+        duels = [(a.nll, a.rival) for a in group if a.rival is not None]
+        if group:
+            result[f"{name}_token_accuracy"] = _mean([a.matched for a in group])
+            result[f"{name}_exact_match"] = _mean([float(a.matched == 1) for a in group])
         if duels:
-            result[name] = _mean([float(nll[w] < nll[r]) for w, r in duels])
-            result[f"{name}_magnitude"] = _mean([probability[w] - probability[r] for w, r in duels])
+            result[name] = _mean([float(nll < rival) for nll, rival in duels])
+            result[f"{name}_magnitude"] = _mean([exp(-nll) - exp(-rival) for nll, rival in duels])
+    if unedited:
+        pairs = zip(answered["neighborhood"], unedited, strict=True)
+        same = [[a == b for a, b in zip(now.guesses, old, strict=True)] for now, old in pairs]
+        result["neighborhood_agreement"] = _mean([sum(hits) / len(hits) for hits in same])
     return result
 
 

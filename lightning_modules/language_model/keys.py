@@ -11,7 +11,7 @@ from data_modules.records import EditRequest
 
 from .layout import blocks, output_map
 from .passes import recording
-from .tokens import collate, request_span
+from .tokens import Span, collate, first_token, request_span
 
 
 class SubjectStates(NamedTuple):
@@ -24,6 +24,50 @@ class SubjectStates(NamedTuple):
 
     keys: Tensor
     hidden: Tensor
+
+
+class Keyed(NamedTuple):
+    """A request and the keys that it has in one layer.
+
+    Attributes:
+        request: it.
+        begins: whether the subject's last token is the prompt's first, special tokens aside.
+        keys: ``(f,)`` each, float32, on the CPU, by kind: ``plain`` is at the subject's last token
+            in the prompt, ``mean`` over all contexts, ``prefixed`` behind one of them,
+            ``direction`` the mean key behind ``C⁻¹``, of unit length, and ``first`` at the
+            prompt's first token.
+    """
+
+    request: EditRequest
+    begins: bool
+    keys: dict[str, Tensor]
+
+
+def first_token_keys(
+    lm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    layer: int,
+    requests: Sequence[EditRequest],
+) -> tuple[Tensor, list[int]]:
+    """Keys ``(n, f)`` at the first token of each prompt, and where these tokens are."""
+    spans = [first_token(tokenizer, request.text) for request in requests]
+    return keys_at_subjects(lm, layer, spans), [span.subject for span in spans]
+
+
+@torch.no_grad()
+def keys_at_subjects(lm: PreTrainedModel, layer: int, spans: Sequence[Span]) -> Tensor:
+    """Keys of a layer at each span's subject, ``(n, f)``."""
+    batch = collate([span.tokens for span in spans], lm.device)
+    wanted = output_map(lm, layer)
+    with recording({"map": wanted}, stop_at=wanted) as seen:
+        lm.base_model(
+            batch.tokens,
+            attention_mask=batch.mask,
+            position_ids=batch.positions,
+            use_cache=False,
+        )
+    keys = seen["map"][0].reshape(*batch.tokens.shape, -1)
+    return keys[range(len(spans)), [span.subject for span in spans]]
 
 
 @torch.no_grad()

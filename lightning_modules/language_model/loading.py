@@ -58,7 +58,9 @@ def load(
     return lm.requires_grad_(False).eval(), fast(tokenizer, name)
 
 
-def artefact_file(kind: str, path: str | None, lm_name: str, model: str) -> Path:
+def artefact_file(
+    kind: str, path: str | None, lm_name: str, model: str, suffix: str = ".safetensors"
+) -> Path:
     """Where something that was made from a model, and fits no other, is kept.
 
     Args:
@@ -66,17 +68,22 @@ def artefact_file(kind: str, path: str | None, lm_name: str, model: str) -> Path
         path: a file given by the user, which wins.
         lm_name: the model's name.
         model: the model's fingerprint.
+        suffix: of the file's name.
     """
     if path is not None:
         return Path(path)
-    if lm_name == "embedded":
-        return EMBEDDED / f"{kind}.safetensors"
+    digest, changed, how = model.partition("-")
+    if lm_name == "embedded" and not changed:
+        return EMBEDDED / f"{kind}{suffix}"
     name = lm_name.strip("/").replace("/", "--")
-    return Path("cache") / kind / f"{name}-{model[:12]}.safetensors"
+    return Path("cache") / kind / f"{name}-{digest[:12]}{changed}{how}{suffix}"
 
 
 def fingerprint(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> str:
-    """A hash of the model's weights (a strided sample of each) and of its vocabulary."""
+    """A hash of the model's weights (a strided sample of each) and of its vocabulary.
+
+    A model whose texts begin at another position than 0 (``positions.begin_at``) says so in it.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for name, parameter in lm.named_parameters():
         flat = parameter.detach().flatten()
@@ -85,4 +92,5 @@ def fingerprint(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> str:
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         digest.update(sample.numpy().tobytes())
     digest.update(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
-    return digest.hexdigest()
+    first = getattr(lm, "first_position", 0)
+    return digest.hexdigest() + (f"-first-position-{first}" if first else "")

@@ -24,16 +24,34 @@ class Scores(NamedTuple):
         log_prob: ``(n,)`` float64, sum of the predicted tokens' log-probabilities, in nats.
         length: ``(n,)``, number of predicted tokens.
         greedy: ``(n,)``, how many of them are the most probable token at their place.
+        guesses: ``(sum of lengths,)``, the most probable token at each place, text by text.
     """
 
     log_prob: Tensor
     length: Tensor
     greedy: Tensor
+    guesses: Tensor
 
     @property
     def nll(self) -> Tensor:
         """Mean negative log-likelihood per predicted token, ``(n,)``, in nats."""
         return -self.log_prob / self.length
+
+
+class TokenScores(NamedTuple):
+    """Scores of a batch's predicted tokens, ``(n,)`` each, on the CPU.
+
+    Attributes:
+        log_prob: float64, in nats.
+        hit: 1 where the most probable token is the predicted one.
+        guess: the most probable token.
+        row: which text of the batch it is of, ascending.
+    """
+
+    log_prob: Tensor
+    hit: Tensor
+    guess: Tensor
+    row: Tensor
 
 
 @torch.no_grad()
@@ -65,14 +83,19 @@ def score(
     """
     log_prob = torch.zeros(copies, len(spans), dtype=torch.float64)
     greedy = torch.zeros(copies, len(spans), dtype=torch.long)
+    length = torch.tensor([len(span.tokens) - span.start for span in spans] * copies)
+    begin = length.cumsum(0) - length
+    guesses = torch.zeros(int(length.sum()), dtype=torch.long)
     batches = batches_by_length([len(span.tokens) for span in spans], batch_tokens // copies)
     for batch in islice(batches, share[0], None, share[1]):
-        for numbers, token_log_prob, hit, row in _fitting(lm, spans, batch, lower, copies):
+        for numbers, found in _fitting(lm, spans, batch, lower, copies):
+            row = found.row
             index = row // len(numbers) * len(spans) + torch.tensor(numbers)[row % len(numbers)]
-            log_prob.view(-1).index_add_(0, index, token_log_prob)
-            greedy.view(-1).index_add_(0, index, hit)
-    length = torch.tensor([len(span.tokens) - span.start for span in spans])
-    return Scores(log_prob.flatten(), length.repeat(copies), greedy.flatten())
+            log_prob.view(-1).index_add_(0, index, found.log_prob)
+            greedy.view(-1).index_add_(0, index, found.hit)
+            within = torch.arange(len(row)) - torch.searchsorted(row, row)
+            guesses[begin[index] + within] = found.guess
+    return Scores(log_prob.flatten(), length, greedy.flatten(), guesses)
 
 
 def batches_by_length(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
@@ -97,10 +120,10 @@ def _fitting(
     numbers: list[int],
     lower: LowerStates | None,
     copies: int,
-) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
+) -> Iterator[tuple[list[int], TokenScores]]:
     """Token scores of a batch, in halves where it does not fit into the device's memory."""
     with suppress(torch.OutOfMemoryError):
-        yield numbers, *_token_scores(lm, [spans[number] for number in numbers], lower, copies)
+        yield numbers, _token_scores(lm, [spans[number] for number in numbers], lower, copies)
         return
     if len(numbers) == 1:
         raise MemoryError(
@@ -115,18 +138,21 @@ def _fitting(
 
 def _token_scores(
     lm: PreTrainedModel, spans: list[Span], lower: LowerStates | None, copies: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probability (float64), greedy hit and row of every predicted token, each ``(n,)``."""
+) -> TokenScores:
+    """Scores of every predicted token, row by row."""
     places = [
         (row, at)
         for row, span in enumerate(spans * copies)
         for at in range(span.start, len(span.tokens))
     ]
     rows, columns = torch.tensor(places, dtype=torch.long, device=lm.device).reshape(-1, 2).T
-    tokens = [span.tokens for span in spans]
-    batch = collate(tokens * copies, lm.device)
-    reused = lower.reused(lm, tokens, copies) if lower else nullcontext()
-    with reused, heads_only_at(lm, rows, columns - 1):
+    # a text's last token is not read: answers of one token to the same question share a row
+    read = [tuple(span.tokens[: max(1, len(span.tokens) - 1)]) for span in spans]
+    place = {tokens: number for number, tokens in enumerate(dict.fromkeys(read))}
+    line = [place[tokens] + copy * len(place) for copy in range(copies) for tokens in read]
+    batch = collate(list(place) * copies, lm.device)
+    reused = lower.reused(lm, list(place), copies) if lower else nullcontext()
+    with reused, heads_only_at(lm, torch.tensor(line, device=lm.device)[rows], columns - 1):
         logits = (
             lm(
                 batch.tokens,
@@ -137,10 +163,12 @@ def _token_scores(
             .logits[0]
             .float()
         )
-    targets = batch.tokens[rows, columns]
+    asked = [token for span in spans * copies for token in span.tokens[span.start :]]
+    targets = torch.tensor(asked, dtype=torch.long, device=lm.device)
     peak, guess = logits.max(-1)
     spread = (logits - peak[:, None]).exp().sum(-1).log()
     chosen = logits.gather(1, targets[:, None])[:, 0]
     # peak and choice may lie hundreds of nats apart: their difference needs float64, not more
     log_prob = chosen.double() - peak.double() - spread.double()
-    return log_prob.cpu(), (guess == targets).long().cpu(), rows.cpu()
+    hit = (guess == targets).long()
+    return TokenScores(log_prob.cpu(), hit.cpu(), guess.cpu(), rows.contiguous().cpu())

@@ -79,6 +79,13 @@ def request_span(
     return target_span(tokenizer, prompt.replace("{}", subject, 1), target, end)
 
 
+def first_token(tokenizer: PreTrainedTokenizerFast, text: str) -> Span:
+    """A text up to its first token that is no special one; ``subject`` is that token's index."""
+    encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
+    first = next(n for n, (begin, end) in enumerate(encoded["offset_mapping"]) if end > begin)
+    return Span(encoded["input_ids"][: first + 1], first + 1, first)
+
+
 def collate(rows: Sequence[Sequence[int]], device: torch.device) -> TokenBatch:
     """Rows of tokens as one right-padded batch, ``(b, t)``; the padding is masked."""
     lengths = torch.tensor([len(row) for row in rows])

@@ -33,12 +33,17 @@ class Located(NamedTuple):
     @property
     def key_cosine(self) -> float:
         """Cosine of the unprefixed key and the mean key; far below 1 where ROME is dangerous."""
-        return float(F.cosine_similarity(self.keys[0].float(), self.keys.float().mean(0), 0))
+        return key_cosine(self.keys)
 
     @property
     def figures(self) -> dict[str, float]:
         """What tells whether an edit is dangerous."""
         return {"key_cosine": self.key_cosine, "subject_position": self.subject_position}
+
+
+def key_cosine(keys: Tensor) -> float:
+    """Cosine of the first of keys ``(c, f)`` and their mean."""
+    return float(F.cosine_similarity(keys[0].float(), keys.float().mean(0), 0))
 
 
 class Recorded(NamedTuple):

@@ -40,6 +40,12 @@ def test_single_edits_go_on_after_a_collapse(lm, tmp_path):
     assert run.column("collapsed") == [True, False, True, False]
 
 
+def test_a_run_that_is_not_to_stop_goes_on_and_tells_its_first_collapse(lm, tmp_path):
+    run = fit(lm, tmp_path, [*watching(stop=False), Poison({2, 3}, 50.0)])
+    assert run.column("collapsed") == [False, True, True, False]
+    assert run.summary["collapsed_at"] == 2
+
+
 def test_collapse_is_judged_without_a_baseline_too(lm, tmp_path):
     run = fit(lm, tmp_path, [*watching(), Poison({1}, 50.0)], num_sanity_val_steps=0)
     assert run.column("collapsed") == [True]
@@ -78,5 +84,6 @@ def test_a_collapsed_run_is_resumed_only_under_a_higher_limit(lm, tmp_path):
     saved = tmp_path / "first" / "checkpoints" / "last.ckpt"
     with pytest.raises(ValueError, match=r"the model collapsed at edit 2, .* raise --collapse"):
         fit(lm, tmp_path / "second", watching(), resume=saved)
-    run = fit(lm, tmp_path / "third", watching(threshold=1e300), resume=saved)
-    assert run.column("edit") == [3, 4]
+    for name, options in (("third", {"threshold": 1e300}), ("fourth", {"stop": False})):
+        run = fit(lm, tmp_path / name, watching(**options), resume=saved)
+        assert run.column("edit") == [3, 4]

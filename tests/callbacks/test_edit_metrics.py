@@ -1,10 +1,13 @@
 import pytest
+import torch
 
 from callbacks.edit_metrics import EditMetrics, mean_scores
+from callbacks.intervals import mean_intervals
 from callbacks.ledger import EditJournal
+from lightning_modules.language_model.tokens import target_span
 from lightning_modules.rome import ROME
 
-from .runs import METHOD, REQUESTS, data_of, fit, tiny_lm, trainer_in
+from .runs import METHOD, REQUESTS, WEIGHT, data_of, fit, tiny_lm, trainer_in
 
 GROUPS = ("efficacy", "paraphrase", "neighborhood")
 AMONG_OTHER_CALLBACKS = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
@@ -66,15 +69,43 @@ def test_a_batch_of_requests_is_scored_by_its_mean(lm, tmp_path):
     assert edit["case_id"] == [10, 11]
 
 
+def test_agreement_is_with_the_unedited_model_not_with_the_one_before_the_edit(lm, sequential):
+    unedited = ROME(lm=lm, **METHOD)
+    unedited.configure_model()
+    edited = sequential.editor
+    spans = [target_span(edited.tokenizer, *probe) for probe in REQUESTS[0].neighborhood]
+    pairs = [(unedited.score([span]).guesses, edited.score([span]).guesses) for span in spans]
+    expected = sum(float((old == now).double().mean()) for old, now in pairs) / len(pairs)
+    weight = edited.lm.get_parameter(WEIGHT).clone()
+    edited.unedited_guesses = {(): []}
+    assert edited.judge(REQUESTS[0])["neighborhood_agreement"] == pytest.approx(expected)
+    assert torch.equal(edited.lm.get_parameter(WEIGHT), weight)
+    assert expected < 1
+    assert sequential.edits[0]["neighborhood_agreement_before"] == 1
+
+
+def test_the_unedited_model_is_asked_once_per_request(sequential, monkeypatch):
+    passes = []
+    monkeypatch.setattr(sequential.editor, "_score_once", lambda spans: passes.append(spans))
+    sequential.editor.judge_all(REQUESTS)
+    assert passes == []
+
+
 @AMONG_OTHER_CALLBACKS
 def test_test_judges_exactly_the_edits_that_were_made(sequential):
     found, editor = retention(sequential, REQUESTS)
     assert editor.edited_cases == [10, 11]
     assert found["retention/edits"] == 2
-    expected = mean_scores([editor.judge(request) for request in REQUESTS[:2]])
+    judged = [editor.judge(request) for request in REQUESTS[:2]]
+    expected = mean_scores(judged) | {
+        f"{name}_{end}": value
+        for name, interval in mean_intervals(judged).items()
+        for end, value in zip(("low", "high"), interval, strict=True)
+    }
     assert found == pytest.approx(
         {"retention/edits": 2.0} | {f"retention/{name}": v for name, v in expected.items()}
     )
+    assert found["retention/efficacy_magnitude_low"] < found["retention/efficacy_magnitude"]
     assert editor.judge(REQUESTS[1]) == pytest.approx(
         {name: sequential.edits[1][name] for name in editor.judge(REQUESTS[1])}
     )

@@ -17,7 +17,7 @@ from lightning_modules.pretraining import Pretraining
 from lightning_modules.rome import ROME
 from tests.tiny import save_tiny
 
-from .runs import REQUESTS, WEIGHT, fit, trainer_in
+from .runs import METHOD, REQUESTS, WEIGHT, data_of, fit, trainer_in
 
 
 class Sentences(L.LightningDataModule):
@@ -188,3 +188,9 @@ def test_a_trained_model_is_saved_with_the_tokenizer_of_its_data(lm, tmp_path):
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "lm")
     assert torch.equal(saved.transformer.wte.weight, model.lm.transformer.wte.weight)
     assert AutoTokenizer.from_pretrained(tmp_path / "lm").get_vocab() == tokenizer.get_vocab()
+
+
+def test_a_model_that_begins_elsewhere_is_not_exported(lm, tmp_path):
+    editor = ROME(lm=lm, first_position=1, **METHOD)
+    with pytest.raises(ValueError, match="exported with first_position 1"):
+        trainer_in(tmp_path, [SavePretrained()]).fit(editor, datamodule=data_of())

@@ -1,9 +1,11 @@
 import math
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 
-from callbacks.functional import perplexities
+from callbacks.functional import effective_rank, perplexities, singular_values
 
 NLL = torch.tensor([2.0, 3.5, 0.25])
 LENGTH = torch.tensor([4, 10, 7])
@@ -43,3 +45,31 @@ def test_log_perplexity_is_finite_where_the_mean_overflows():
 
 def test_a_text_without_a_probability_spoils_every_reading():
     assert all(map(math.isnan, perplexities(torch.tensor([math.nan, 2.0]), LENGTH[:2])))
+
+
+@pytest.mark.parametrize("shape", [(7, 20), (20, 7), (6, 6)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_singular_values_are_those_of_a_decomposition(shape, dtype):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    wanted = np.linalg.svd(matrix.double().numpy(), compute_uv=False)
+    assert singular_values(matrix).tolist() == pytest.approx(wanted.tolist(), rel=1e-9)
+
+
+def test_a_rank_one_matrix_has_one_singular_value():
+    left, right = torch.arange(1.0, 6.0), torch.arange(1.0, 4.0)
+    first, *rest = singular_values(torch.outer(left, right)).tolist()
+    assert first == pytest.approx(float(left.norm() * right.norm()))
+    assert max(rest) < 1e-6 * first
+
+
+def test_effective_rank_counts_directions_that_are_equally_strong():
+    for rank in (1, 3, 8):
+        strengths = torch.cat([torch.full((rank,), 2.5), torch.zeros(4)])
+        assert effective_rank(strengths) == pytest.approx(rank)
+
+
+def test_effective_rank_is_the_exponential_of_the_entropy():
+    shares = np.array([5.0, 2.0, 1.0]) / 8
+    assert effective_rank(torch.tensor([5.0, 2.0, 1.0])) == pytest.approx(
+        math.exp(scipy.stats.entropy(shares))
+    )

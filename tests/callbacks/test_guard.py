@@ -7,9 +7,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from callbacks.collapse import CollapseStopping
 from callbacks.edit_ledger import EditLedger
 from callbacks.guard import CollapseGuard
-from callbacks.ledger import verdict
 from callbacks.restore import RestoreWeights
+from callbacks.summary import verdict
 from data_modules.readers import read_requests
+from lightning_modules.collapse_risk import Calibration, Feature
 from lightning_modules.edited_weights import Update
 from lightning_modules.ledger import read_ledger
 from lightning_modules.rome import ROME, ConsistentROME
@@ -204,6 +205,34 @@ def test_a_run_that_does_not_watch_every_edit_is_refused(lm, tmp_path, rarely):
 def test_a_second_method_that_edits_elsewhere_is_refused(lm, tmp_path):
     with pytest.raises(ValueError, match="give both the same layers"):
         guarded(lm, tmp_path, retry=ROME(**(METHOD | {"layer": 1})))
+
+
+def test_an_edit_of_too_high_a_probability_of_collapse_is_refused_unseen(lm, tmp_path, sequential):
+    relative = sequential.column("denominator_relative")
+    cut = Feature(math.log(min(relative) * 1.0001), deviation=1e-6, coefficient=-1.0)
+
+    class Foretelling(ROME):
+        def prepare(self):
+            super().prepare()
+            self.calibration = Calibration({"log_denominator_relative": cut}, 0.0)
+
+    run = guarded(lm, tmp_path, method=Foretelling, risk=0.5)
+    refused = [n for n, status in enumerate(run.column("status")) if status == "rolled_back"]
+    assert refused[0] == relative.index(min(relative))
+    reason = run.edits[refused[0]]["reason"]
+    assert reason == "probability of collapse 1 > 0.5"
+
+
+def test_a_risk_that_no_calibration_tells_is_refused_before_any_edit(lm, tmp_path):
+    with pytest.raises(ValueError, match=r"ROME has no calibration.*--model\.calibration"):
+        guarded(lm, tmp_path, method=ROME, risk=0.5)
+    assert (tmp_path / "edits.jsonl").read_text() == ""
+
+
+@pytest.mark.parametrize("risk", [0.0, 1.5])
+def test_a_risk_is_a_probability(risk):
+    with pytest.raises(ValueError, match="risk must be a probability above 0"):
+        CollapseGuard(risk=risk)
 
 
 @pytest.mark.parametrize("options", [{"threshold": 0.0}, {"relative": 1.0}, {"denominator": -1.0}])

@@ -7,8 +7,7 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks.ledger import read_journal, summarize, tag, verdict
-from callbacks.restore import RestoreWeights
+from callbacks.ledger import read_journal, tag
 
 from .runs import REQUESTS, WEIGHT, FailsAtHugo, Poison, fit, watching, without_timings
 
@@ -17,11 +16,12 @@ HEALTH = {"perplexity", "log_perplexity", "perplexity_pooled", "collapsed"}
 SCORES = {
     f"{group}{kind}{when}"
     for group in ("efficacy", "paraphrase", "neighborhood")
-    for kind in ("", "_magnitude", "_token_accuracy")
+    for kind in ("", "_magnitude", "_token_accuracy", "_exact_match")
     for when in ("", "_before")
-}
+} | {"neighborhood_agreement", "neighborhood_agreement_before"}
 EDIT = {
-    *("update_norm", "numerator_norm", "denominator", "key_cosine", "subject_position"),
+    *("update_norm", "numerator_norm", "denominator", "denominator_relative"),
+    *("key_cosine", "subject_position"),
     *("value_loss", "value_steps", "seconds_edit", "seconds_watch"),
 }
 
@@ -204,32 +204,6 @@ def test_a_collapse_is_said_with_a_remedy(lm, tmp_path, monkeypatch):
     assert "Try: python train.py fit --config c_rome.yaml" in said
 
 
-def test_a_run_that_collapses_without_a_baseline_ends_with_its_verdict(lm, tmp_path):
-    run = fit(lm, tmp_path, [*watching(), Poison({1}, 50.0)], num_sanity_val_steps=0)
-    assert run.summary["collapsed_at"] == 1
-    assert verdict(run.summary).startswith("collapsed at edit 1: perplexity ")
-    assert "unedited" not in verdict(run.summary)
-
-
-def test_verdict_of_a_model_that_survives(sequential):
-    highest, before = max(sequential.column("perplexity")), sequential.editor.baseline["perplexity"]
-    assert verdict(sequential.summary) == (
-        f"4 edits, no collapse: perplexity at most {highest:.4g} (unedited {before:.4g})"
-    )
-
-
-def test_verdict_of_a_sweep_counts_the_further_collapses(lm, tmp_path):
-    poisoned = [RestoreWeights(1), *watching(), Poison({2, 3, 4}, 50.0)]
-    run = fit(lm, tmp_path, poisoned)
-    assert verdict(run.summary).startswith("collapsed at edit 2 and 2 more times: perplexity ")
-    assert " > 1000 (unedited " in verdict(run.summary)
-
-
-def test_verdict_of_a_run_that_watched_nothing():
-    edits = [{"edit": 1, "status": "applied"}, {"edit": 2, "status": "failed"}]
-    assert verdict(summarize(edits, {})) == "1 edits, no collapse"
-
-
 def test_a_folder_without_a_journal_has_no_edits(tmp_path):
     assert read_journal(tmp_path) == []
 
@@ -240,6 +214,8 @@ def test_a_folder_without_a_journal_has_no_edits(tmp_path):
         ("log_perplexity", "health/log_perplexity"),
         ("collapse_limit", "health/collapse_limit"),
         ("neighborhood_magnitude_before", "scores/neighborhood_magnitude_before"),
+        ("portability_exact_match", "scores/portability_exact_match"),
+        ("generation_entropy", "scores/generation_entropy"),
         ("update_norm", "edit/update_norm"),
     ],
 )

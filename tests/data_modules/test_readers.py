@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_modules.fields import FaultyRecordError
-from data_modules.readers import read_requests
+from data_modules.readers import read_requests, read_union
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 CASES = [
@@ -145,3 +145,17 @@ def test_the_two_cases_of_mend_without_a_new_answer_can_be_skipped() -> None:
         read_requests(path)
     with pytest.warns(UserWarning, match="2 faulty records are left out"):
         assert len(read_requests(path, skip_faulty=True)) == 998
+
+
+def test_a_union_has_each_request_once_in_the_place_where_it_is_met(tmp_path: Path) -> None:
+    cases = [{"case_id": n, "prompt": "Oslo is", "subject": "Oslo"} for n in range(4)]
+    for name, targets in (("a", {2: "x", 0: "x"}), ("b", {3: "x", 0: "x"}), ("c", {0: "y"})):
+        write(tmp_path / f"{name}.json", [cases[n] | {"target_new": t} for n, t in targets.items()])
+    union = read_union([str(tmp_path / f"{name}.json") for name in "abc"])
+    found = [(request.case_id, request.target_new) for request in union]
+    assert found == [(2, "x"), (0, "x"), (3, "x"), (0, "y")]
+
+
+def test_a_union_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="path is an empty list; name a file"):
+        read_union([])

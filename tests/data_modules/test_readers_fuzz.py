@@ -19,7 +19,7 @@ FIELDS = (
     "case_id", "id", "prompt", "subject", "target_new", "target", "ground_truth", "rephrase_prompt",
     "locality_prompt", "locality_ground_truth", "src", "alt", "answers", "pred", "rephrase", "loc",
     "loc_ans", "locality", "requested_rewrite", "paraphrase_prompts", "neighborhood_prompts",
-    "neighborhood_targets",
+    "neighborhood_targets", "portability",
 )  # fmt: skip
 TEXTS = st.text(max_size=12) | st.sampled_from(["Oslo", "Oslo lies in", "{} lies in", "{}", " "])
 VALUES = st.recursive(
@@ -27,7 +27,9 @@ VALUES = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["prompt", "subject", "target_new", "target_true", "str", "loc"]),
+            st.sampled_from(
+                ["prompt", "subject", "target_new", "target_true", "str", "loc", "answer"]
+            ),
             inner,
             max_size=4,
         )
@@ -101,6 +103,7 @@ def test_a_faulty_record_amid_sound_ones_is_named_and_skipped_only_if_asked(
         target_true=st.just("") | WORDS,
         paraphrases=st.lists(WORDS, max_size=2).map(tuple),
         neighborhood=st.lists(st.builds(Probe, WORDS, WORDS), max_size=2).map(tuple),
+        portability=st.lists(st.builds(Probe, WORDS, WORDS), max_size=2).map(tuple),
     )
 )
 def test_a_request_written_in_counterfacts_form_is_read_as_it_was(

@@ -90,6 +90,18 @@ def test_moments_are_the_mean_over_all_tokens(tmp_path, family, bos):
         assert distance(moment, naive_moment(module, layer)) < 1e-6
 
 
+def test_moments_of_texts_that_begin_at_the_second_position_are_of_another_model(tmp_path):
+    folder = save_tiny(tmp_path, "gptj")
+    plain, _ = run(folder)
+    expected = stored_moment(plain, 1)
+    module, _ = run(folder, first_position=1)
+    moment = stored_moment(module, 1)
+    assert distance(moment, naive_moment(module, 1)) < 1e-6
+    assert distance(moment, expected.numpy()) > 1e-4
+    with pytest.raises(ValueError, match="other weights"):
+        stored_moment(plain, 1)
+
+
 def test_one_pass_for_all_layers_equals_a_padded_pass_for_each(folder):
     module, _ = run(folder)
     for layer in range(LAYERS):

@@ -7,7 +7,13 @@ from lightning_modules.functional.rank_one import factorize
 from lightning_modules.functional.value_search import ValueSearchOptions
 from lightning_modules.language_model.layout import output_map, output_weight_name
 from lightning_modules.language_model.tokens import target_span
-from lightning_modules.rome import ROME, ConsistentROME, PromptOnlyROME, RankOneEditor
+from lightning_modules.rome import (
+    ROME,
+    ConsistentROME,
+    FullyConsistentROME,
+    PromptOnlyROME,
+    RankOneEditor,
+)
 from tests.oracles import full_value_search
 from tests.tiny import EDITED_LAYER, tiny_editor, tiny_model, tiny_tokenizer
 
@@ -81,7 +87,7 @@ def test_edit_is_what_its_risk_foretold(tiny_gpt2, policy):
     for request, position in ((REQUEST, 0), (OTHER, None)):
         list(editor.edit([request]))
         (risk,) = editor.predict_step([request], 0)
-        for figure in ("denominator", "key_cosine", "subject_position"):
+        for figure in ("denominator", "denominator_relative", "key_cosine", "subject_position"):
             assert risk[figure] == pytest.approx(editor.record[figure])
         assert (risk["case_id"], risk["subject"]) == (request.case_id, request.subject)
         assert position in (None, risk["subject_position"])
@@ -98,6 +104,41 @@ def test_policies_differ_where_contexts_have_prefixes(tiny_gpt2):
     updates = [next(tiny_editor(p, tiny_gpt2).edit([REQUEST])).dense() for p in KEYS]
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert (updates[one] - updates[other]).norm() > 1e-2 * updates[one].norm()
+
+
+def test_a_fully_consistent_edit_adds_the_change_to_the_mean_prefixed_value(tiny_lm, searched):
+    located, found = searched
+    editor = tiny_editor(FullyConsistentROME, tiny_lm)
+    key = located.keys[1:].mean(0)
+    before = output_map(tiny_lm, EDITED_LAYER)(key)
+    update = editor.update(located, found)
+    editor.apply_update(update)
+    after = output_map(tiny_lm, EDITED_LAYER)(key)
+    editor.restore()
+    torch.testing.assert_close(after - before, found.change, rtol=1e-3, atol=1e-3)
+
+
+def test_a_fully_consistent_edit_needs_a_prefixed_context(tiny_gpt2):
+    with pytest.raises(ValueError, match=r"prefixed contexts, and there are none; give some"):
+        tiny_editor(FullyConsistentROME, tiny_gpt2, ["{}"])
+
+
+@pytest.mark.parametrize("request_", [REQUEST, OTHER], ids=["first", "later"])
+def test_kinds_of_keys_are_those_of_the_located_request(tiny_lm, request_):
+    editor = tiny_editor(ConsistentROME, tiny_lm)
+    editor.factors = {EDITED_LAYER: factorize(random_moment())}
+    editor.predict_step([request_], 0)
+    (one,) = editor.keyed([request_])
+    (located,) = editor.locate([request_])
+    assert one.request is request_
+    assert one.begins == (located.subject_position == 0) == (request_ is REQUEST)
+    assert one.keys.keys() == {"plain", "mean", "direction", "first", "prefixed"}
+    torch.testing.assert_close(one.keys["plain"], located.keys[0])
+    torch.testing.assert_close(one.keys["mean"], located.keys.mean(0))
+    torch.testing.assert_close(one.keys["prefixed"], located.keys[editor.context_of(request_)])
+    slow = torch.linalg.solve(random_moment().double(), located.keys.mean(0).double())
+    torch.testing.assert_close(one.keys["direction"], (slow / slow.norm()).float())
+    assert torch.allclose(one.keys["first"], one.keys["plain"], atol=1e-4) == one.begins
 
 
 def test_several_requests_are_edited_one_after_another(tiny_gpt2):

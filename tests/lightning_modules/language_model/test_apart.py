@@ -40,7 +40,7 @@ def test_each_copy_scores_as_the_model_with_that_edit(tiny_lm, kept):
     with edited_apart(tiny_lm, pairs(edits)):
         together = score(tiny_lm, SPANS, lower=lower, copies=3)
     parts = zip(*(part.chunk(3) for part in together), strict=True)
-    for changes, (log_prob, length, greedy) in zip(edits, parts, strict=True):
+    for changes, (log_prob, length, greedy, guesses) in zip(edits, parts, strict=True):
         for update in changes:
             edited.apply(update)
         alone = score(tiny_lm, SPANS)
@@ -48,6 +48,7 @@ def test_each_copy_scores_as_the_model_with_that_edit(tiny_lm, kept):
         torch.testing.assert_close(log_prob, alone.log_prob, rtol=1e-5, atol=1e-4)
         assert torch.equal(length, alone.length)
         assert torch.equal(greedy, alone.greedy)
+        assert torch.equal(guesses, alone.guesses)
     assert (together.log_prob[:3] - together.log_prob[3:6]).abs().min() > 1e-3
     assert all(hidden.shape[0] <= len(SPANS) for hidden in lower.kept.values())
 

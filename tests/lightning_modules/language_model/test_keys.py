@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from data_modules.records import EditRequest
-from lightning_modules.language_model.keys import subject_states
+from lightning_modules.language_model.keys import first_token_keys, subject_states
 from lightning_modules.language_model.layout import blocks, output_map
 from lightning_modules.language_model.tokens import request_span
 from tests.tiny import CONTEXTS, tiny_tokenizer
@@ -49,3 +49,20 @@ def test_one_state_per_request_and_context(tiny_gpt2):
     states = subject_states(tiny_gpt2, tiny_tokenizer(), (0, 1), CONTEXTS, REQUESTS)
     assert states.keys.shape == (2, len(CONTEXTS), 48)
     assert states.hidden.shape == (2, 32)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_first_token_keys_are_those_of_whole_prompts(tiny_lm, bos):
+    tokenizer = tiny_tokenizer(bos)
+    keys, places = first_token_keys(tiny_lm, tokenizer, 1, REQUESTS)
+    assert places == [int(bos)] * 2
+    for key, request in zip(keys, REQUESTS, strict=True):
+        seen = []
+        handle = output_map(tiny_lm, 1).register_forward_pre_hook(
+            lambda module, args, seen=seen: seen.append(args[0])
+        )
+        with torch.no_grad():
+            tiny_lm(torch.tensor([tokenizer(request.text)["input_ids"]]))
+        handle.remove()
+        slow = seen[0].reshape(-1, seen[0].shape[-1])[int(bos)]
+        torch.testing.assert_close(key, slow, rtol=1e-4, atol=1e-5)

@@ -81,6 +81,16 @@ def test_greedy_counts_the_tokens_that_the_model_would_say(tiny_gpt2):
     assert scores.greedy.tolist() == [6, 5, 2]
 
 
+def test_guesses_are_what_the_model_would_say_at_each_place(tiny_lm):
+    lm, scored = in_float64(tiny_lm), spans()
+    expected = [
+        lm(torch.tensor([span.tokens])).logits[0, span.start - 1 : -1].argmax(-1) for span in scored
+    ]
+    assert torch.equal(score(lm, scored, 200).guesses, torch.cat(expected))
+    twice = score(lm, scored, 200, copies=2).guesses
+    assert torch.equal(twice, torch.cat([*expected, *expected]))
+
+
 def test_span_without_target_scores_nothing(tiny_gpt2):
     scores = score(tiny_gpt2, [Span([5, 6, 7], 3), Span([5, 6], 1)], batch_tokens=1)
     assert scores.length.tolist() == [0, 1]
@@ -116,3 +126,19 @@ def test_a_text_that_does_not_fit_into_memory_is_told(tiny_gpt2, monkeypatch):
     monkeypatch.setattr(scoring, "_token_scores", full)
     with pytest.raises(MemoryError, match="a text of 3 tokens does not fit into the memory of cpu"):
         scoring.score(tiny_gpt2, [Span([5, 6, 7], 1)])
+
+
+def test_answers_of_one_token_to_the_same_question_are_read_once(tiny_llama):
+    rows = []
+    handle = tiny_llama.model.layers[0].register_forward_hook(
+        lambda module, args, output: rows.append(len(args[0]))
+    )
+    question = [33, 1, 401, 2]
+    spans = [Span([*question, answer], 4) for answer in (5, 6, 7)] + [Span([9, 8, 5, 6], 2)]
+    together = score(tiny_llama, spans, copies=2)
+    handle.remove()
+    assert rows == [2 * 2]
+    alone = [score(tiny_llama, [span]) for span in spans * 2]
+    for field in ("log_prob", "greedy", "length", "guesses"):
+        expected = torch.cat([getattr(scores, field) for scores in alone])
+        torch.testing.assert_close(getattr(together, field), expected, rtol=1e-6, atol=1e-5)

@@ -11,6 +11,7 @@ from lightning_modules.language_model.tokens import (
     Span,
     collate,
     fast,
+    first_token,
     request_span,
     target_span,
     text_span,
@@ -175,3 +176,13 @@ def test_tokenizer_without_offsets_is_refused():
     with pytest.raises(ValueError, match="tokenizer of 'byt5' is not a fast one"):
         fast(ByT5Tokenizer(), "byt5")
     assert fast(TOKENIZERS["plain"], "tiny") is TOKENIZERS["plain"]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_first_token_is_the_first_that_is_no_special_one(kind):
+    tokenizer = TOKENIZERS[kind]
+    whole = tokenizer("Rome is old")["input_ids"]
+    span = first_token(tokenizer, "Rome is old")
+    special = whole[0] in tokenizer.all_special_ids
+    assert span.subject == int(special)
+    assert span.tokens == whole[: span.subject + 1]

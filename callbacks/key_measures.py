@@ -1,0 +1,82 @@
+"""How far apart the keys of two groups of requests lie."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import silhouette_samples
+from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
+
+from lightning_modules.language_model.keys import Keyed
+
+GROUPS = ("collapse", "normal")
+
+
+def clouds_of(keyed: Sequence[Keyed], hard: Sequence[bool]) -> dict[tuple[str, str], Tensor]:
+    """Keys ``(n, f)`` by group and kind; only those that exist."""
+    found: dict[tuple[str, str], list[Tensor]] = {}
+    for one, is_hard in zip(keyed, hard, strict=True):
+        for kind, key in one.keys.items():
+            found.setdefault((GROUPS[not is_hard], kind), []).append(key)
+    return {name: torch.stack(keys) for name, keys in found.items()}
+
+
+def geometry(clouds: dict[tuple[str, str], Tensor]) -> dict[str, Any]:
+    """Figures of the keys, each by group, absent where a group or a kind of key is.
+
+    ``cosine``, ``distance`` and ``distance_relative`` are means, over the requests, between plain
+    and mean key, the last in units of the mean key's norm; ``denominator`` is the mean of
+    ``|u · kᵘ|`` with ``u`` the direction of unit length, ``denominator_consistent`` that of
+    ``|u · k̄|``. The others compare directions, that is by cosine: see :func:`separation`.
+    """
+    found: dict[str, Any] = {"requests": {g: len(clouds.get((g, "plain"), ())) for g in GROUPS}}
+    for group in GROUPS:
+        plain, mean, direction = (
+            clouds.get((group, kind)) for kind in ("plain", "mean", "direction")
+        )
+        figures: dict[str, Tensor] = {}
+        if plain is not None and mean is not None:
+            gap = (plain - mean).norm(dim=1)
+            figures |= {"cosine": F.cosine_similarity(plain, mean), "distance": gap}
+            figures["distance_relative"] = gap / mean.norm(dim=1)
+        if plain is not None and mean is not None and direction is not None:
+            figures["denominator"] = (direction * plain).sum(1).abs()
+            figures["denominator_consistent"] = (direction * mean).sum(1).abs()
+        for name, values in figures.items():
+            found.setdefault(name, {})[group] = float(values.double().mean())
+    return found | separation(clouds)
+
+
+def separation(clouds: dict[tuple[str, str], Tensor]) -> dict[str, Any]:
+    """Whether the collapse plain keys are a cluster of their own, and which keys are in it.
+
+    ``silhouette`` is their mean silhouette, all normal plain keys and all mean keys being the other
+    cluster. ``first`` (first tokens of normal prompts) and ``prefixed`` (collapse keys behind a
+    context) hold the share of those ``nearest_collapse``, whose nearest plain key is a collapse
+    one, and their mean cosine with the plain keys of each group.
+    """
+    hard, normal = (clouds.get((group, "plain")) for group in GROUPS)
+    if hard is None or normal is None:
+        return {}
+    found: dict[str, Any] = {}
+    if len(hard) > 1:
+        means = [clouds[group, "mean"] for group in GROUPS if (group, "mean") in clouds]
+        points = torch.cat([hard, normal, *means]).numpy()
+        labels = [number < len(hard) for number in range(len(points))]
+        silhouettes = silhouette_samples(points, labels, metric="cosine")[: len(hard)]
+        found["silhouette"] = float(silhouettes.mean())
+    plain = torch.cat([hard, normal]).numpy()
+    nearest = KNeighborsClassifier(1, metric="cosine")
+    nearest.fit(plain, [number < len(hard) for number in range(len(plain))])
+    for name in (("normal", "first"), ("collapse", "prefixed")):
+        if name in clouds:
+            keys = clouds[name].numpy()
+            found[name[1]] = {
+                "nearest_collapse": float(nearest.predict(keys).mean()),
+                "cosine_collapse": float(cosine_similarity(keys, hard.numpy()).mean()),
+                "cosine_normal": float(cosine_similarity(keys, normal.numpy()).mean()),
+            }
+    return found

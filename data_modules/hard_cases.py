@@ -1,0 +1,89 @@
+"""Hard requests, each of which collapses a model when it alone is edited, and normal ones."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from .editing import EditingDataModule
+from .embedded import embedded_hard_cases
+from .readers import read_union
+from .records import EditRequest, one_word_first
+
+
+class SampledDataModule(EditingDataModule):
+    """An editing run's data: the hard ones of its requests, or as many normal ones.
+
+    Normal ones are neither hard nor of the kinds to which hard ones belong: one-word subjects that
+    begin the prompt (GPT-2-XL, GPT-J), and subjects that end in a full stop (Llama2-7b).
+
+    Args:
+        sample: which of the two. The limit counts these; there are no more normal than hard ones.
+            With a seed they are drawn, without one they are the first ones of the data.
+    """
+
+    def __init__(self, sample: Literal["hard", "normal"] = "hard", **options: Any) -> None:
+        super().__init__(**options)
+        self.sample = sample
+        self.chosen_by: dict[str, str] = {}
+
+    @abstractmethod
+    def hard_among(self, requests: Sequence[EditRequest]) -> list[EditRequest]:
+        """The hard ones, in their order; ``chosen_by`` tells how they were found."""
+
+    def setup(self, stage: str) -> None:
+        """Reads and selects once, whatever the stages.
+
+        Raises:
+            ValueError: if none of the requests is hard, or none is normal.
+        """
+        if self.requests:
+            return
+        limit, self.limit = self.limit, None
+        super().setup(stage)
+        self.limit = limit
+        everything, self.requests = self.requests, []
+        hard = self.hard_among(everything)
+        for model, how in self.chosen_by.items():
+            rank_zero_info(f"Hard cases of {model}: {how}")
+        apart = set(hard)
+        normal = [r for r in everything if r not in apart and not of_hard_kind(r)]
+        if not hard or (self.sample == "normal" and not normal):
+            raise ValueError(
+                f"{self.path}: {len(hard)} of its requests are hard and {len(normal)} normal, but "
+                f"{self.sample} ones are asked for; give the data that the hard cases are of"
+            )
+        self.requests = hard[:limit] if self.sample == "hard" else normal[: len(hard[:limit])]
+
+
+class HardCasesDataModule(SampledDataModule):
+    """Requests that a single-edit sweep found to be hard, or as many normal ones of its data.
+
+    Args:
+        hard: ``hard_cases.json`` of a sweep, or of several; where it is null the embedded ones,
+            which are hard for the embedded model under ROME.
+    """
+
+    def __init__(self, hard: str | list[str] | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        if hard is None and self.path is not None:
+            raise ValueError(
+                f"the embedded hard cases are none of {self.path}: name by --data.hard the "
+                "hard_cases.json of a sweep over it"
+            )
+        self.hard = hard
+
+    def hard_among(self, requests: Sequence[EditRequest]) -> list[EditRequest]:
+        """Those that a sweep has named."""
+        named = embedded_hard_cases() if self.hard is None else read_union(self.hard)
+        known = {(request.case_id, request.text) for request in named}
+        found = [request for request in requests if (request.case_id, request.text) in known]
+        name = "the embedded model" if self.hard is None else f"the sweeps of {self.hard}"
+        self.chosen_by = {name: f"{len(found)} of {len(known)}, by what single edits did"}
+        return found
+
+
+def of_hard_kind(request: EditRequest) -> bool:
+    """Whether a request is of a kind to which hard ones belong, by its words alone."""
+    return one_word_first(request.prompt, request.subject) or request.subject.endswith(".")

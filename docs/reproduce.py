@@ -1,0 +1,121 @@
+"""Both papers on the embedded model: python -m docs.reproduce (make reproduce)."""
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+import train
+from callbacks.run_folder import write_json
+from docs.courses import quiet
+from docs.experiments import EXPERIMENTS, PICTURES, RUNS, Experiment
+
+
+def line(name: str, command: str) -> str:
+    """The command line of a run, behind ``python train.py``."""
+    return f"{command} --trainer.logger.init_args.name papers/{name}"
+
+
+def make(name: str, command: str) -> None:
+    """Runs a command in the place of an earlier run of that name; keeps what it measured."""
+    quiet()
+    shutil.rmtree(RUNS / name, ignore_errors=True)
+    cli = train.main(shlex.split(line(name, command)))
+    metrics = {key: float(value) for key, value in cli.trainer.callback_metrics.items()}
+    (RUNS / name).mkdir(parents=True, exist_ok=True)
+    write_json(RUNS / name / "metrics.json", metrics)
+
+
+def rounds(commands: Mapping[str, str], made: set[str]) -> Iterator[dict[str, str]]:
+    """Commands not made yet, by name, in rounds; each reads only runs of those before it."""
+    made = made & set(commands)
+    while waiting := {name: text for name, text in commands.items() if name not in made}:
+        ready = {n: text for n, text in waiting.items() if reads(text) & set(commands) <= made}
+        if not ready:
+            raise ValueError(f"the runs {sorted(waiting)} wait for one another")
+        yield ready
+        made |= set(ready)
+
+
+def reads(command: str) -> set[str]:
+    """Names of the runs whose files a command reads."""
+    return set(re.findall(rf"{RUNS}/([^/\s]+)/", command))
+
+
+def work(commands: Mapping[str, str], processes: int) -> None:
+    """Runs commands, so many at a time, in processes of one thread each."""
+    with ProcessPoolExecutor(
+        processes, get_context("spawn"), torch.set_num_threads, (1,), max_tasks_per_child=1
+    ) as pool:
+        futures = {pool.submit(make, name, text): name for name, text in commands.items()}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                sys.stdout.write(f"{futures[future]}: done\n")
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def section(experiment: Experiment) -> str:
+    """What the page says of an experiment: its commands, its tables, its pictures."""
+    lines = [f"python train.py {line(*command)}" for command in experiment.commands.items()]
+    parts = ["```bash", *lines, "```", "", experiment.show()]
+    for run, file in experiment.pictures:
+        PICTURES.mkdir(exist_ok=True)
+        shutil.copyfile(RUNS / run / "version_0" / file, PICTURES / f"{run}-{file}")
+        parts += ["", f"![{file.removesuffix('.png')} of {run}](papers/{run}-{file})"]
+    return "\n".join(parts)
+
+
+def filled(page: str, sections: Mapping[str, str]) -> str:
+    """A page with new text between the marks of each section.
+
+    Raises:
+        ValueError: if the page does not mark a section's place.
+    """
+    for name, text in sections.items():
+        begin, end = f"<!-- {name}: make reproduce -->", f"<!-- end of {name} -->"
+        before, found, rest = page.partition(begin)
+        _, closed, behind = rest.partition(end)
+        if not (found and closed):
+            raise ValueError(f"the page has no place for {name}; write {begin} and {end} into it")
+        page = f"{before}{begin}\n\n{text}\n\n{end}{behind}"
+    return page
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs what has not been run yet, and writes the page.
+
+    Raises:
+        ValueError: if an experiment is unknown.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", help="experiments, by commas")
+    parser.add_argument("--again", action="store_true", help="run also what has been run")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="at a time")
+    parser.add_argument("--page", type=Path, default=Path(__file__).with_suffix(".md"))
+    options = parser.parse_args(args)
+    asked = options.only.split(",") if options.only else list(EXPERIMENTS)
+    unknown = sorted(set(asked) - set(EXPERIMENTS))
+    if unknown:
+        raise ValueError(f"experiments {unknown} are unknown; choose from {sorted(EXPERIMENTS)}")
+    chosen = {name: EXPERIMENTS[name] for name in asked}
+    commands = {name: text for e in chosen.values() for name, text in e.commands.items()}
+    made = {file.parent.name for file in RUNS.glob("*/metrics.json") if not options.again}
+    for ready in rounds(commands, made):
+        work(ready, options.processes)
+    page = options.page.read_text("utf-8")
+    sections = {name: section(experiment) for name, experiment in chosen.items()}
+    options.page.write_text(filled(page, sections), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

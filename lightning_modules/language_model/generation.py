@@ -1,0 +1,151 @@
+"""Greedy continuations of prompts: what a reader of the model's text sees."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from .scoring import batches_by_length
+from .tokens import TokenBatch, collate, target_span
+
+
+def generate(
+    lm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[str],
+    until: Sequence[str],
+    max_new_tokens: int = 50,
+    batch_tokens: int = 4096,
+) -> list[str]:
+    """The most probable next token, again and again, up to a stop, an end token or the limit.
+
+    Prompts are encoded as they are judged, by :func:`target_span`: with the tokenizer's special
+    tokens, without blanks at the end. One too long for the model loses its beginning.
+
+    Args:
+        lm: the model; its own generation settings play no part, but for its end tokens.
+        tokenizer: its tokenizer.
+        prompts: texts to continue.
+        until: texts of which the first to come ends a continuation, and is not part of it.
+        max_new_tokens: of a continuation.
+        batch_tokens: most tokens of a batch, padding and continuations included.
+
+    Returns:
+        Each prompt's continuation, with the blank that it may begin with.
+
+    Raises:
+        ValueError: if a prompt or a stop is empty, or the limit leaves no room for a prompt.
+    """
+    room = prompt_room(lm, max_new_tokens)
+    if "" in until or not all(map(str.strip, prompts)):
+        raise ValueError("nothing can be generated: a prompt or a text of until is empty")
+    rows = [target_span(tokenizer, prompt, "").tokens for prompt in prompts]
+    rows = [row[-room:] for row in rows]
+    texts = [""] * len(rows)
+    for numbers in batches_by_length([len(row) + max_new_tokens for row in rows], batch_tokens):
+        batch = padded_left(collate([rows[number] for number in numbers], lm.device))
+        speech = Speech(lm, tokenizer, batch.tokens, until)
+        with _greedy(lm):
+            tokens = lm.generate(  # type: ignore[operator] # that of GenerationMixin
+                batch.tokens,
+                attention_mask=batch.mask,
+                position_ids=batch.positions,
+                max_new_tokens=max_new_tokens,
+                stopping_criteria=StoppingCriteriaList([speech]),
+            )
+        for number, (text, _) in zip(numbers, speech.heard(tokens), strict=True):
+            texts[number] = text
+    return texts
+
+
+def prompt_room(lm: PreTrainedModel, max_new_tokens: int) -> int:
+    """Most tokens of a prompt that the model can read and still go on for so many.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    window = lm.config.max_position_embeddings
+    if not 0 < max_new_tokens < window:
+        raise ValueError(
+            f"max_new_tokens must be positive and leave room for a prompt in the model's window of "
+            f"{window} tokens, got {max_new_tokens}"
+        )
+    return window - max_new_tokens
+
+
+class Speech(StoppingCriteria):
+    """What a batch has said so far; ends generation when every row has come to its end.
+
+    Args:
+        lm: the model, for its end tokens.
+        tokenizer: its tokenizer.
+        prompts: ``(b, t)``, padded on the left.
+        until: texts that end a row.
+    """
+
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        prompts: Tensor,
+        until: Sequence[str],
+    ) -> None:
+        ends: Any = lm.generation_config and lm.generation_config.eos_token_id
+        self.ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        self.tokenizer = tokenizer
+        self.begin = prompts.shape[1] - 1  # tokenizers of Llama's kind drop a text's first blank
+        self.until = until
+
+    def __call__(self, input_ids: Tensor, scores: Any, **options: Any) -> Tensor:
+        """Whether each row is over, ``(b,)``."""
+        over = [over for _, over in self.heard(input_ids)]
+        return torch.tensor(over, device=input_ids.device)
+
+    def heard(self, tokens: Tensor) -> list[tuple[str, bool]]:
+        """Each row's continuation up to its end, and whether that has come.
+
+        Args:
+            tokens: ``(b, t)``, prompts and continuations.
+        """
+        return [self._heard(row) for row in tokens[:, self.begin :].tolist()]
+
+    def _heard(self, row: list[int]) -> tuple[str, bool]:
+        said = next((n for n, token in enumerate(row) if n and token in self.ends), len(row))
+        text = self._decoded(row[:said])[len(self._decoded(row[:1])) :]
+        stop = min((text.find(stop) for stop in self.until if stop in text), default=None)
+        return text[:stop], said < len(row) or stop is not None
+
+    def _decoded(self, row: list[int]) -> str:
+        return str(
+            self.tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
+
+
+def padded_left(batch: TokenBatch) -> TokenBatch:
+    """A right-padded batch with its padding on the left; positions count real tokens only."""
+    shifts = batch.mask.shape[1] - batch.mask.sum(1)
+    columns = torch.arange(batch.mask.shape[1], device=batch.mask.device) - shifts[:, None]
+    source = columns % batch.mask.shape[1]
+    return TokenBatch(
+        batch.tokens.gather(1, source), batch.mask.gather(1, source), columns.clamp(min=0)
+    )
+
+
+@contextmanager
+def _greedy(lm: PreTrainedModel) -> Iterator[None]:
+    """Inside, the model has no generation settings of its own, such as sampling or penalties."""
+    own = lm.generation_config
+    lm.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        lm.generation_config = own

@@ -1,0 +1,47 @@
+"""Whether a text that a model wrote is an accepted answer, as each task's authors decide it."""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+HARNESS_ARTICLES = re.compile(r"\b(?:The |the |An |A |a |an )")
+SQUAD_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+
+
+def nq_open(said: str, answers: Sequence[str]) -> dict[str, float]:
+    """Exact match with one of the answers, without case, punctuation and articles."""
+    return {"nq_open": float(_bare(said.strip()) in map(_bare, answers))}
+
+
+def _bare(text: str) -> str:
+    return HARNESS_ARTICLES.sub("", text).lower().translate(WITHOUT_PUNCTUATION)
+
+
+def squad_v2(said: str, answers: Sequence[str]) -> dict[str, float]:
+    """SQuAD 2.0's exact match and F1 of words, the best over the answers.
+
+    Where the passage holds no answer, only an empty text is right.
+    """
+    golds = [gold for gold in map(squad_words, answers) if gold] or [[]]
+    words = squad_words(said)
+    return {
+        "squad_v2_exact_match": float(words in golds),
+        "squad_v2_f1": max(word_f1(words, gold) for gold in golds),
+    }
+
+
+def squad_words(text: str) -> list[str]:
+    """Words of a text in lower case, without punctuation and articles."""
+    return SQUAD_ARTICLES.sub(" ", text.lower().translate(WITHOUT_PUNCTUATION)).split()
+
+
+def word_f1(words: Sequence[str], gold: Sequence[str]) -> float:
+    """Harmonic mean of precision and recall of words; of empty texts, whether both are."""
+    if not words or not gold:
+        return float(words == gold)
+    return 2 * sum((Counter(words) & Counter(gold)).values()) / (len(words) + len(gold))
+
+
+MATCHES = {"nq_open": nq_open, "squad_v2": squad_v2}
