@@ -28,7 +28,8 @@ class Downstream(L.Callback):
     Accuracy of LAMBADA, HellaSwag, PIQA and MMLU, exact match of Natural Questions, exact match
     and F1 of SQuAD 2.0. After edits and under ``validate`` on the same items of each task every
     time, under ``test`` on all. An edit after which the model has collapsed and the last one are
-    always judged; one that a guard took back is not.
+    always judged; one that a guard took back is not. Of several among the callbacks the last one
+    counts, so that a config can replace the default one.
 
     Args:
         every_n_edits: edits between two judgements.
@@ -48,11 +49,12 @@ class Downstream(L.Callback):
         self.new_tokens = new_tokens
 
     def setup(self, trainer: L.Trainer, pl_module: Editor, stage: str) -> None:
-        """Takes the last place, behind all that judges the edit or takes it back."""
-        trainer.callbacks = sorted(  # type: ignore[attr-defined] # set by Lightning's connector
-            trainer.callbacks,  # type: ignore[attr-defined] # a new list: this one is being read
-            key=lambda callback: callback is self,
-        )
+        """Takes the last place, behind all that judges the edit or takes it back; or goes."""
+        callbacks = trainer.callbacks  # type: ignore[attr-defined] # set by Lightning's connector
+        others = [callback for callback in callbacks if callback is not self]  # the list is read
+        later = callbacks[callbacks.index(self) + 1 :]
+        replaced = any(isinstance(callback, Downstream) for callback in later)
+        trainer.callbacks = others if replaced else [*others, self]  # type: ignore[attr-defined]
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Completes the baseline or the edit's record, or logs what it is all about."""

@@ -72,11 +72,9 @@ class PerplexityLevels(Downstream):
         """
         super().setup(trainer, pl_module, stage)
         callbacks = trainer.callbacks  # type: ignore[attr-defined] # set by Lightning's connector
-        kinds = {type(callback) for callback in callbacks}
-        if stage == "fit" and (Perplexity not in kinds or Downstream in kinds):
+        if stage == "fit" and not any(isinstance(callback, Perplexity) for callback in callbacks):
             raise ValueError(
-                "PerplexityLevels needs callbacks.perplexity.Perplexity among the callbacks, and "
-                "judges the tasks itself: leave callbacks.downstream.Downstream out"
+                "PerplexityLevels needs callbacks.perplexity.Perplexity among the callbacks"
             )
         if stage == "fit" and not judged(trainer, in_full=True):
             raise ValueError(

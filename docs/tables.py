@@ -172,10 +172,16 @@ def drift(run: Path) -> str:
 
 def levels(run: Path) -> str:
     """Spearman's rank correlation of each task with perplexity."""
-    rho = read(run / "perplexity_levels.json")["rho"]
+    found = read(run / "perplexity_levels.json")
     rows: list[Sequence[Any]] = [("task", "Spearman's rho", "p", "models")]
-    rows += [(task, found["rho"], found["p"], found["n"]) for task, found in rho.items()]
-    return markdown(rows)
+    rows += [(task, rho["rho"], rho["p"], rho["n"]) for task, rho in found["spearman"].items()]
+    names = list(found["spearman"])
+    models: list[Sequence[Any]] = [("level", "edit", "perplexity", *names)]
+    models += [
+        (model["level"], model["edit"], model["perplexity"], *map(model["tasks"].get, names))
+        for model in found["models"]
+    ]
+    return f"{markdown(rows)}\n\n{markdown(models)}"
 
 
 def hard_edit(runs: dict[str, Path]) -> str:

@@ -118,6 +118,11 @@ def test_every_third_edit_and_the_last_are_judged(lm, tmp_path):
     assert [tasks is not None for tasks in found.column("tasks")] == [False, False, True, True]
 
 
+def test_the_last_of_several_takes_the_place_of_the_others(lm, tmp_path):
+    found = fit(lm, tmp_path, [Downstream(1, 8), *watching(), Downstream(3, 8)])
+    assert [tasks is not None for tasks in found.column("tasks")] == [False, False, True, True]
+
+
 def test_a_collapse_is_always_judged(lm, tmp_path):
     callbacks = [Downstream(10, 8), RestoreWeights(together=1), *watching(), Poison([2], 1e3)]
     found = fit(lm, tmp_path, callbacks)

@@ -10,10 +10,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks.downstream import Downstream
 from callbacks.guard import CollapseGuard
 from callbacks.level_figures import TICKS
-from callbacks.perplexity import Perplexity
 from callbacks.perplexity_levels import PerplexityLevels, correlations
 from callbacks.restore import RestoreWeights
 from data_modules.records import TaskItem
@@ -210,7 +208,6 @@ def test_levels_that_cannot_be_are_refused(bad):
     [
         ([*watching(), PerplexityLevels()], {}, "no tasks to judge; name them by --data.tasks"),
         ([PerplexityLevels()], ITEMS, "needs callbacks.perplexity.Perplexity among the callbacks"),
-        ([Perplexity(), Downstream(), PerplexityLevels()], ITEMS, "leave callbacks.downstream."),
     ],
 )
 def test_a_run_that_cannot_judge_them_is_refused_before_any_edit(
