@@ -27,8 +27,8 @@ class Downstream(L.Callback):
 
     Accuracy of LAMBADA, HellaSwag, PIQA and MMLU, exact match of Natural Questions, exact match
     and F1 of SQuAD 2.0. After edits and under ``validate`` on the same items of each task every
-    time, under ``test`` on all. An edit after which the model has collapsed and the last one are
-    always judged; one that a guard took back is not. Of several among the callbacks the last one
+    time, under ``test`` on all. The last edit and one that collapses the model are always judged;
+    one that a guard took back is not. Of several among the callbacks the last one
     counts, so that a config can replace the default one.
 
     Args:
@@ -93,7 +93,7 @@ class Downstream(L.Callback):
             return False
         last = trainer.global_step >= trainer.estimated_stepping_batches
         often = record["edit"] % self.every_n_edits == 0
-        return often or last or record.get("collapsed", False)
+        return often or last or (record.get("collapsed", False) and collapses(trainer))
 
     def evaluate(self, trainer: L.Trainer, editor: Editor, in_full: bool) -> dict[str, float]:
         """Mean scores of every task on the model as it is now."""
@@ -106,6 +106,12 @@ class Downstream(L.Callback):
             scores |= mean_scores(found)
         announce(trainer, None)
         return scores
+
+
+def collapses(trainer: L.Trainer) -> bool:
+    """Whether a model found collapsed was not so before the edit."""
+    before = any(edit.get("collapsed") for edit in read_journal(folder_of(trainer)))
+    return restores(trainer) or not trainer.strategy.broadcast(before)
 
 
 def judged(trainer: L.Trainer, in_full: bool) -> dict[str, list[TaskItem]]:

@@ -48,16 +48,9 @@ def health_figure(
     axes = figure.subplots()
     finite = [min(edit["perplexity"], CEILING) for edit in edits]
     numbers = [edit["edit"] for edit in edits]
-    texts = [(str(edit.get("prompt")), str(edit.get("subject"))) for edit in edits]
-    apart = [single and one_word_first(*text) for text in texts]
-    for kind, style, label in (
-        (False, "." if single else "-", ""),
-        (True, "^", ", subject one word that begins the prompt"),
-    ):
-        chosen = [n for n, wanted in enumerate(apart) if wanted == kind]
-        if chosen:
-            drawn = [numbers[n] for n in chosen], [finite[n] for n in chosen]
-            axes.plot(*drawn, style, color=INK, markersize=4, label=f"after the edit{label}")
+    for (style, label), chosen in marks(edits, single).items():
+        drawn = [numbers[n] for n in chosen], [finite[n] for n in chosen]
+        axes.plot(*drawn, style, color=INK, markersize=4, label=label)
     if "perplexity" in baseline:
         axes.axhline(baseline["perplexity"], color=FAINT, linestyle=":", label="unedited")
     limit = baseline.get("collapse_limit", math.inf)
@@ -89,6 +82,18 @@ def health_figure(
     axes.grid(alpha=0.3)
     axes.legend(loc="best", frameon=False)
     return figure
+
+
+def marks(edits: list[dict[str, Any]], single: bool) -> dict[tuple[str, str], list[int]]:
+    """Places of the edits that share a line style and a label."""
+    kinds: dict[tuple[str, str], list[int]] = {}
+    for place, edit in enumerate(edits):
+        if single and one_word_first(str(edit.get("prompt")), str(edit.get("subject"))):
+            kind = "^", "after the edit, subject one word that begins the prompt"
+        else:
+            kind = "." if single else "-", "after the edit"
+        kinds.setdefault(kind, []).append(place)
+    return kinds
 
 
 def publish(trainer: L.Trainer, figure: Figure, name: str) -> None:

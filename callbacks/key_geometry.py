@@ -16,7 +16,7 @@ from lightning_modules.language_model.keys import Keyed
 from lightning_modules.replicas import in_turn
 
 from .figures import publish
-from .key_measures import GROUPS, clouds_of, geometry
+from .key_measures import clouds_of, geometry, members
 from .key_pictures import FEWEST, VIEWS, chosen, key_figure
 from .run_folder import folder_of, write_json
 
@@ -31,8 +31,9 @@ class KeyGeometry(L.Callback):
         view: ``subject``: plain keys, mean keys and ``C⁻¹`` mean keys at the subject's last token;
             ``first_token``: plain keys, and the first tokens of normal prompts; ``prefixed``: plain
             keys, and those of collapse prompts behind a context.
-        hard: JSON file of requests, such as ``hard_cases.json``, whose cases are the group
-            ``collapse``; if null, those whose subject's last token is the prompt's first.
+        hard: JSON file of requests, or of case ids and perplexities, such as ``hard_cases.json``,
+            whose cases are the group ``collapse``; if null, those whose subject's last token is the
+            prompt's first.
     """
 
     def __init__(
@@ -121,8 +122,7 @@ class KeyGeometry(L.Callback):
         rows = [
             [group, kind, one.request.case_id, " ".join(one.request.subject.split())]
             for group, kind in kinds
-            for one, is_hard in zip(keyed, hard, strict=True)
-            if GROUPS[not is_hard] == group
+            for one, _ in members(keyed, hard, group, kind)
         ]
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -136,7 +136,7 @@ class KeyGeometry(L.Callback):
 
 
 def case_ids(file: Path) -> set[int]:
-    """Case ids of the records in a JSON list or in JSON lines.
+    """Case ids of the records in a JSON list or in JSON lines, or that a JSON object is keyed by.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -146,14 +146,16 @@ def case_ids(file: Path) -> set[int]:
         raise FileNotFoundError(
             f"hard: there is no file {file}; a single-edit sweep with HardCases writes one"
         )
-    text = file.read_text("utf-8").strip()
+    lines = file.read_text("utf-8").strip().splitlines()
     try:
-        lines = text if text.startswith("[") else f"[{','.join(text.splitlines())}]"
-        return {int(record["case_id"]) for record in json.loads(lines)}
-    except (KeyError, TypeError, ValueError) as error:
+        if lines[:1] == ["{"]:  # an object that begins and ends elsewhere than a line does
+            return set(map(int, json.loads("".join(lines))))
+        text = "".join(lines) if lines[0].startswith("[") else f"[{','.join(lines)}]"
+        return {int(record["case_id"]) for record in json.loads(text)}
+    except (IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"hard: {file} holds no JSON records with a case_id ({type(error).__name__}: {error}); "
-            "give requests in CounterFact's form"
+            "give requests in CounterFact's form, or an object of case ids and their perplexities"
         ) from error
 
 

@@ -15,13 +15,23 @@ from lightning_modules.language_model.keys import Keyed
 GROUPS = ("collapse", "normal")
 
 
+def members(
+    keyed: Sequence[Keyed], hard: Sequence[bool], group: str, kind: str
+) -> list[tuple[Keyed, Tensor]]:
+    """Those of a group that have a kind of key, and it; a first token is not its own subject's."""
+    return [
+        (one, one.keys[kind])
+        for one, is_hard in zip(keyed, hard, strict=True)
+        if GROUPS[not is_hard] == group and kind in one.keys
+        if not (kind == "first" and one.begins)
+    ]
+
+
 def clouds_of(keyed: Sequence[Keyed], hard: Sequence[bool]) -> dict[tuple[str, str], Tensor]:
     """Keys ``(n, f)`` by group and kind; only those that exist."""
-    found: dict[tuple[str, str], list[Tensor]] = {}
-    for one, is_hard in zip(keyed, hard, strict=True):
-        for kind, key in one.keys.items():
-            found.setdefault((GROUPS[not is_hard], kind), []).append(key)
-    return {name: torch.stack(keys) for name, keys in found.items()}
+    kinds = dict.fromkeys(kind for one in keyed for kind in one.keys)
+    found = {(g, kind): members(keyed, hard, g, kind) for g in GROUPS for kind in kinds}
+    return {name: torch.stack([key for _, key in part]) for name, part in found.items() if part}
 
 
 def geometry(clouds: dict[tuple[str, str], Tensor]) -> dict[str, Any]:

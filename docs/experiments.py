@@ -67,11 +67,15 @@ def of_all(kind: str, config: str, options: str = "") -> dict[str, str]:
     return {f"{kind}-{name}": text + method for name, method in METHODS.items()}
 
 
-SINGLE = of_all("single", "single-edits", " --data.limit 300") | {
+SINGLE = {
     "single-rome": "fit --config papers/single-edits.yaml"
     " --trainer.callbacks+=callbacks.calibration.RiskCalibration"
     " --trainer.callbacks+=callbacks.weight_drift.WeightDrift",
     "single-c_rome": f"fit --config papers/single-edits.yaml{CONSISTENT}",
+    **{
+        f"single-{name}": f"fit --config papers/single-edits.yaml --data.limit 300{METHODS[name]}"
+        for name in ("ft", "mend", "memit")
+    },
 }
 WORST = {"worst-rome": f"fit --config papers/single-edits.yaml{HARD} --data.limit 30{TASKS}"}
 HARD_RUNS = of_all("hard", "sequential-hard", TASKS + " --trainer.callbacks.every_n_edits 1000")

@@ -113,6 +113,13 @@ def test_the_logger_has_them_on_the_axis_of_edits(run):
     assert (run.folder / "tasks.png").stat().st_size > 5000
 
 
+def test_a_collapsed_model_that_is_edited_on_is_judged_at_its_collapse(lm, tmp_path):
+    callbacks = [*watching(stop=False), Poison([1, 2, 3], 1e3), Downstream(10, 8)]
+    found = fit(lm, tmp_path, callbacks)
+    assert found.column("collapsed") == [True, True, True, False]
+    assert [tasks is not None for tasks in found.column("tasks")] == [True, False, False, True]
+
+
 def test_every_third_edit_and_the_last_are_judged(lm, tmp_path):
     found = fit(lm, tmp_path, [*watching(), Downstream(3, 8)])
     assert [tasks is not None for tasks in found.column("tasks")] == [False, False, True, True]

@@ -110,10 +110,12 @@ def test_a_method_without_keys_says_so(lm, tmp_path):
         trainer_in(tmp_path, [KeyGeometry()]).predict(FineTuning(lm=lm), data_of())
 
 
-def test_hard_cases_are_read_from_a_list_and_from_lines(tmp_path):
+def test_hard_cases_are_read_from_a_list_from_lines_and_from_an_object(tmp_path):
     assert case_ids(tmp_path / hard_file(tmp_path)) == {11, 12}
     (tmp_path / "lines.jsonl").write_text('{"case_id": 4}\n{"case_id": "6"}\n')
     assert case_ids(tmp_path / "lines.jsonl") == {4, 6}
+    (tmp_path / "perplexities.json").write_text('{\n"21": 1968.3,\n"43": 9750.4\n}\n')
+    assert case_ids(tmp_path / "perplexities.json") == {21, 43}
 
 
 def test_hard_cases_that_are_not_there_are_told_before_any_work(lm, tmp_path):
@@ -121,7 +123,7 @@ def test_hard_cases_that_are_not_there_are_told_before_any_work(lm, tmp_path):
         look(lm, tmp_path, KeyGeometry(hard="nowhere.json"))
 
 
-@pytest.mark.parametrize("text", ["hard", "[1, 2]", '[{"case": 3}]', '{"case_id": "x"}'])
+@pytest.mark.parametrize("text", ["", "hard", "[1, 2]", '[{"case": 3}]', '{"case_id": "x"}'])
 def test_a_file_without_cases_is_told(tmp_path, text):
     (tmp_path / "hard.json").write_text(text)
     with pytest.raises(ValueError, match=r"hard.json holds no JSON records with a case_id"):

@@ -101,3 +101,12 @@ def test_requests_are_told_apart_by_group():
     clouds = clouds_of(keyed, [True, False, False])
     assert clouds["collapse", "plain"].tolist() == [[0, 0]]
     assert clouds["normal", "plain"].tolist() == [[1, 1], [2, 2]]
+
+
+def test_a_first_token_that_is_the_subject_is_no_first_token_beside_it():
+    request = EditRequest(1, "{} is", "He", "it")
+    keys = {"plain": torch.zeros(2), "first": torch.ones(2)}
+    keyed = [Keyed(request, begins, keys) for begins in (True, False, False)]
+    clouds = clouds_of(keyed, [False] * 3)
+    assert len(clouds["normal", "plain"]) == 3
+    assert len(clouds["normal", "first"]) == 2
