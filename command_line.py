@@ -9,7 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from lightning.pytorch.cli import LightningArgumentParser
+import lightning as L
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 UNKNOWN = (
     r"unrecognized arguments: -*(?P<word>[\w.+-]+)",
@@ -36,6 +37,30 @@ class Parser(LightningArgumentParser):
         if sentence is None:
             super().error(message, ex)
         self.exit(2, f"error: {sentence}\n(KEEL_TRACE=1 shows more)\n")
+
+
+class SavedConfig(SaveConfigCallback):
+    """Writes ``config.yaml`` into the run's folder, where no other run's may be."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuses the folder of another run.
+
+        Raises:
+            ValueError: if there is one.
+        """
+        try:
+            super().setup(trainer, pl_module, stage)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{trainer.log_dir} already holds a run; leave --trainer.logger.init_args.version "
+                "out, or go on with the last run by --ckpt_path last"
+            ) from error
+
+
+def said_of(error: Exception) -> str:
+    """What a class said of its arguments, without jsonargparse's account of all types it tried."""
+    sentences = re.findall(r"^ +- (.+)", str(error), re.M)
+    return sentences[0] if "Does not validate against" in str(error) and sentences else str(error)
 
 
 def explained(message: str, options: Iterable[str]) -> str | None:

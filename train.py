@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from callbacks.collapse import CollapseStopping
 from callbacks.interruption import Interruption
 from callbacks.resume import LastRun, last_run
-from command_line import Parser
+from command_line import Parser, SavedConfig, said_of
 from lightning_modules.encoder_keys import EncoderKeys
 from lightning_modules.key_statistics import KeyStatistics
 from lightning_modules.replicas import DriftError
@@ -95,6 +95,7 @@ def main(args: list[str] | None = None, run: bool = True) -> LightningCLI:
         subclass_mode_model=True,
         subclass_mode_data=True,
         auto_configure_optimizers=False,
+        save_config_callback=SavedConfig,
         parser_class=Parser,
         parser_kwargs=dict.fromkeys(VERBS, defaults) if run else defaults,
         args=[located(argument) for argument in (sys.argv[1:] if args is None else args)],
@@ -112,4 +113,4 @@ if __name__ == "__main__":
     except (DriftError, MemoryError, MisconfigurationException, OSError, ValueError) as error:
         if os.environ.get("KEEL_TRACE"):
             raise
-        sys.exit(f"error: {error}\n(KEEL_TRACE=1 shows where)")
+        sys.exit(f"error: {said_of(error)}\n(KEEL_TRACE=1 shows where)")

@@ -71,13 +71,13 @@ SINGLE = {
     "single-rome": "fit --config papers/single-edits.yaml"
     " --trainer.callbacks+=callbacks.calibration.RiskCalibration"
     " --trainer.callbacks+=callbacks.weight_drift.WeightDrift",
-    "single-c_rome": f"fit --config papers/single-edits.yaml{CONSISTENT}",
     **{
-        f"single-{name}": f"fit --config papers/single-edits.yaml --data.limit 300{METHODS[name]}"
-        for name in ("ft", "mend", "memit")
+        f"single-{name}": f"fit --config papers/single-edits.yaml --data.limit 200{options}"
+        for name, options in (METHODS | {"c_rome": CONSISTENT}).items()
+        if name != "rome"
     },
 }
-WORST = {"worst-rome": f"fit --config papers/single-edits.yaml{HARD} --data.limit 30{TASKS}"}
+WORST = {"worst-rome": f"fit --config papers/single-edits.yaml{HARD}{TASKS}"}
 HARD_RUNS = of_all("hard", "sequential-hard", TASKS + " --trainer.callbacks.every_n_edits 1000")
 NORMAL_RUNS = of_all(
     "normal", "sequential-normal", TASKS + " --trainer.callbacks.every_n_edits 1000"
@@ -86,7 +86,7 @@ SEQUENTIAL = HARD_RUNS | NORMAL_RUNS
 LEVELS = {"levels": "fit --config papers/perplexity-against-tasks.yaml"}
 HARD_EDIT = {
     "hard-edit": "predict --config papers/hard-edit-templates.yaml",
-    "hard-edit-filter": "fit --config papers/hard-edit-filter.yaml --data.limit 200"
+    "hard-edit-filter": "fit --config papers/hard-edit-filter.yaml --data.limit 120"
     f" --data.path {RUNS}/hard-edit/version_0/hard_edit.json",
     **{
         f"hard-edit-{name}": "fit --config papers/hard-edit-sequential.yaml"
@@ -109,6 +109,7 @@ PREFIX = {
     for policy in ("none", "collapse")
     for kind in ("hard", "normal")
 }
+C_ROME = ("single-c_rome", "prefix-none-hard", "prefix-none-normal")
 QUALITY = {
     "quality": "fit --config c_rome.yaml --data.limit 60"
     " --trainer.callbacks+=callbacks.generation.GenerationMetrics"
@@ -143,7 +144,7 @@ EXPERIMENTS = {
     "hardedit": Experiment(HARD_EDIT, lambda: tables.hard_edit(folders(HARD_EDIT))),
     "denominator": Experiment({}, lambda: rome_tables.fractions(folder("single-rome"))),
     "consistent": Experiment(
-        {}, lambda: rome_tables.highest(folder("single-rome"), folder("single-c_rome"))
+        {}, lambda: rome_tables.highest(folder("single-rome"), [folder(run) for run in C_ROME])
     ),
     "keys": Experiment(
         KEYS,

@@ -20,10 +20,10 @@ def fractions(run: Path) -> str:
     return markdown(rows)
 
 
-def highest(rome: Path, consistent: Path) -> str:
+def highest(rome: Path, consistent: Sequence[Path]) -> str:
     """Highest perplexity of ROME and C-ROME on ROME's collapse and normal cases (table 2)."""
     of_rome = edits_of(rome)
-    other = {edit["case_id"]: edit for edit in edits_of(consistent)}
+    other = {edit["case_id"]: edit for run in consistent for edit in edits_of(run)}
     rows: list[Sequence[Any]] = [("requests", "n", "ROME", "C-ROME")]
     for group, edits in groups(of_rome).items():
         both = [edit for edit in edits if edit["case_id"] in other]

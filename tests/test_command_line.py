@@ -1,6 +1,6 @@
 import pytest
 
-from command_line import constructor, explained, nearest
+from command_line import constructor, explained, nearest, said_of
 from lightning_modules.rome import ROME
 from train import main
 
@@ -62,3 +62,10 @@ def test_nothing_is_proposed_that_is_not_alike():
 def test_arguments_of_a_class_include_those_it_passes_on():
     assert {"layer", "second_moment", "lm", "transform"} <= set(constructor(ROME))
     assert "options" not in constructor(ROME)
+
+
+def test_what_a_class_says_of_its_arguments_is_all_that_is_said():
+    with pytest.raises(ValueError, match="limit must be positive") as caught:
+        main(["--config", "rome.yaml", "--data.limit", "0"], run=False)
+    assert said_of(caught.value) == "limit must be positive, got 0"
+    assert said_of(ValueError("a plain one")) == "a plain one"

@@ -116,6 +116,10 @@ class TestVerbs:
         assert journals[0] == journals[1]
         assert Path(again) != Path(RUN)
 
+    def test_a_folder_that_holds_a_run_is_refused(self, options):
+        with pytest.raises(ValueError, match=r"version_0 already holds a run; leave .*version out"):
+            main(["fit", *options, "--trainer.logger.init_args.version", "0"])
+
     def test_validate_reports_the_baseline(self, edited, options):
         found = main(["validate", *options]).trainer.callback_metrics
         baseline = json.loads((edited[0] / RUN / "summary.json").read_text())["baseline"]
