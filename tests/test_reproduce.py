@@ -3,7 +3,7 @@ import shlex
 
 import pytest
 
-from docs import tables
+from docs import rome_tables, tables
 from docs.experiments import EXPERIMENTS, METHODS, SEQUENTIAL
 from docs.reproduce import PICTURES, filled, line, main, reads, rounds
 from train import CONFIGS
@@ -13,7 +13,12 @@ PAGE = PICTURES.parent / "reproduce.md"
 COMMANDS = {name: text for e in EXPERIMENTS.values() for name, text in e.commands.items()}
 HEAVY = ("hardcf", "hard-edit", "t5-keys")  # their models are the papers', not the embedded one
 SHORT = ["--data.limit", "3", "--data.watch_limit", "4", "--model.contexts", "{5: 2}"]
-ENDLESS = {"perplexity-against-tasks": ["--data.tasks.limit", "2"]}
+ENDLESS = {
+    "perplexity-against-tasks": [
+        "--data.tasks.limit=4",
+        "--trainer.callbacks.in_full=false",
+    ]
+}
 EDITS = [
     {"edit": 1, "case_id": 7, "subject": "Bassoons", "prompt": "{} are made of", "perplexity": 5e3},
     {"edit": 2, "case_id": 8, "subject": "Alan Kay", "prompt": "{} works at", "perplexity": 20.0},
@@ -42,6 +47,7 @@ def test_every_command_of_the_page_makes_its_objects(name, tmp_path, monkeypatch
     assert cli.trainer.logger.name == f"papers/{name}"
 
 
+@pytest.mark.filterwarnings("ignore:no risk is calibrated")  # by so few edits
 @pytest.mark.parametrize(
     "config",
     sorted(f.stem for f in (CONFIGS / "papers").glob("*.yaml") if not f.stem.startswith(HEAVY)),
@@ -117,3 +123,56 @@ def test_the_curves_of_all_methods_are_drawn(tmp_path):
     runs = {name: run_folder(tmp_path / name, EDITS) for name in ("hard-rome", "normal-rome")}
     tables.curves(runs, tmp_path / "papers" / "curves.png")
     assert (tmp_path / "papers" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_highest_perplexities_are_compared_case_by_case(tmp_path):
+    finite = [edit | {"perplexity": edit["perplexity"] or 7e3} for edit in EDITS]
+    rome = run_folder(tmp_path / "rome", finite)
+    others = [{**edit, "perplexity": 11.0 + edit["edit"]} for edit in finite]
+    parts = [
+        run_folder(tmp_path / name, part) for name, part in (("a", others[:1]), ("b", others[1:2]))
+    ]
+    assert rome_tables.highest(rome, parts).splitlines()[2:] == [
+        "| collapse | 1 | 5000 | 12 |",  # case 9 is in neither part
+        "| one word first | 0 | - | - |",
+        "| normal | 1 | 20 | 13 |",
+    ]
+
+
+def test_figures_that_no_edit_of_a_group_has_are_absent(tmp_path):
+    edits = [{**EDITS[1], "numerator_norm": 4.0, "denominator": 2.0, "key_cosine": 0.5}]
+    last = rome_tables.fractions(run_folder(tmp_path / "run", edits)).splitlines()[2:]
+    assert last[0] == "| collapse | 0 | - | - | - | - |"
+    assert last[2] == "| normal | 1 | 4 | 2 | 0.5 | 20 |"
+
+
+def test_positions_stand_beside_one_another(tmp_path):
+    edits = [edit | {"denominator": 0.5} for edit in EDITS[:2]]
+    runs = {f"position-{n}": run_folder(tmp_path / str(n), edits[n:]) for n in (0, 1)}
+    assert rome_tables.positions(runs).splitlines()[2:] == [
+        "| 0 | 2 | 10 | 20 | 2510 | 5000 | 0.5 |",
+        "| 1 | 1 | 10 | 20 | 20 | 20 | 0.5 |",
+    ]
+
+
+def test_a_prefix_policy_and_the_kind_of_requests_are_told_by_the_runs_name(tmp_path):
+    scores = {"efficacy": 1.0, "efficacy_token_accuracy": 0.5, "neighborhood_agreement": 0.25}
+    run = run_folder(tmp_path / "run", [edit | scores for edit in EDITS])
+    last = rome_tables.prefixes({"prefix-none-hard": run}).splitlines()[-1]
+    assert last == "| hard | none | 3 | 50.0 | - | 25.0 | 100.0 |"
+
+
+def test_a_risk_has_its_area_and_its_thresholds(tmp_path):
+    area = {"value": 0.9, "low": 0.8, "high": 1.0}
+    cut = {"threshold": 0.5, "flagged": 4, "caught": 3, "false_alarms": 1, "recall": 1.0}
+    judged = {
+        "perplexity_above": 1000.0,
+        "destroyed": 3,
+        "edits": 9,
+        "auroc": {"denominator": area},
+        "thresholds": {"denominator": [cut]},
+    }
+    (tmp_path / "risk_calibration.json").write_text(json.dumps({"collapse": judged}))
+    text = rome_tables.risk(tmp_path)
+    assert "| perplexity > 1000 (3) | 9 | denominator | 0.9 | 0.800-1.000 |" in text
+    assert "| denominator | 0.5 | 4 | 3 | 1 | - | 1 |" in text
