@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from .figures import ALARM, CEILING, FAINT, INK
 
@@ -112,6 +113,9 @@ def levels_figure(
         axes.axhline(chances.get(name, 0.0), color=INK, linestyle="--", lw=1, label="random guess")
         rho = f", rho = {rhos[name]:.2f}" if name in rhos else ""
         axes.set(title=f"{name}{rho}", xscale="log", ylim=(-0.05, 1.05))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
         handles |= {label: h for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     for number, axes in enumerate(panels[len(names) :], len(names)):
