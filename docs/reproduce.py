@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
+from textwrap import wrap
 
 import torch
 
@@ -65,14 +66,21 @@ def work(commands: Mapping[str, str], processes: int) -> None:
 
 
 def section(experiment: Experiment) -> str:
-    """What the page says of an experiment: its commands, its tables, its pictures."""
-    lines = [f"python train.py {line(*command)}" for command in experiment.commands.items()]
-    parts = ["```bash", *lines, "```", "", experiment.show()]
+    """What the page says of an experiment: commands, if it has its own, tables and pictures."""
+    lines = [wrapped(f"python train.py {line(*c)}") for c in experiment.commands.items()]
+    parts = [*(["```bash", *lines, "```", ""] if lines else []), experiment.show()]
     for run, file in experiment.pictures:
         PICTURES.mkdir(exist_ok=True)
         shutil.copyfile(RUNS / run / "version_0" / file, PICTURES / f"{run}-{file}")
         parts += ["", f"![{file.removesuffix('.png')} of {run}](papers/{run}-{file})"]
     return "\n".join(parts)
+
+
+def wrapped(command: str) -> str:
+    """A command on lines of bearable length, broken before options."""
+    whole = re.sub(r" (?!--)", "\N{NO-BREAK SPACE}", command)
+    lines = wrap(whole, 96, break_long_words=False, break_on_hyphens=False)
+    return " \\\n  ".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def filled(page: str, sections: Mapping[str, str]) -> str:

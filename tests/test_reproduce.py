@@ -5,7 +5,7 @@ import pytest
 
 from docs import rome_tables, tables
 from docs.experiments import EXPERIMENTS, METHODS, SEQUENTIAL
-from docs.reproduce import PICTURES, filled, line, main, reads, rounds
+from docs.reproduce import PICTURES, filled, line, main, reads, rounds, wrapped
 from train import CONFIGS
 from train import main as command_line
 
@@ -83,6 +83,14 @@ def test_a_run_comes_behind_those_whose_files_it_reads():
     assert [sorted(r) for r in rounds(commands, {"a", "other"})] == [["b", "c"]]
     with pytest.raises(ValueError, match=r"\['a'\] wait for one another"):
         list(rounds({"a": "fit --data.path runs/papers/a/version_0/x.json"}, set()))
+
+
+def test_a_long_command_is_broken_before_options_alone():
+    options = [f"--option{number} {number:020}" for number in range(6)]
+    lines = wrapped(" ".join(["python train.py fit", *options])).split(" \\\n  ")
+    assert " ".join(lines) == " ".join(["python train.py fit", *options])
+    assert all(text.startswith("--") and len(text) <= 96 for text in lines[1:])
+    assert len(lines) == 3
 
 
 def test_an_unknown_experiment_is_refused():
