@@ -68,7 +68,8 @@ def work(commands: Mapping[str, str], processes: int) -> None:
 def section(experiment: Experiment) -> str:
     """What the page says of an experiment: commands, if it has its own, tables and pictures."""
     lines = [wrapped(f"python train.py {line(*c)}") for c in experiment.commands.items()]
-    parts = [*(["```bash", *lines, "```", ""] if lines else []), experiment.show()]
+    made = ["```bash", *lines, "```"] if lines else ["From runs of the other sections."]
+    parts = [*made, "", experiment.show()]
     for run, file in experiment.pictures:
         PICTURES.mkdir(exist_ok=True)
         shutil.copyfile(RUNS / run / "version_0" / file, PICTURES / f"{run}-{file}")
