@@ -61,6 +61,23 @@ def test_every_experiment_runs_on_the_embedded_model_in_short(config, tmp_path, 
     assert {file.name for file in run.iterdir()} & {"summary.json", "key_geometry.json"}
 
 
+def test_hard_edit_goes_from_templates_through_the_filter_into_a_sequence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command_line(["predict", "--config", "papers/hard-edit-templates.yaml"])
+    made = "runs/hard-edit/version_0/hard_edit.json"
+    command_line(["fit", "--config", "papers/hard-edit-filter.yaml", "--data.path", made, *SHORT])
+    tried = tmp_path / "runs/hard-edit-filter/version_0"
+    collapsed = [edit["collapsed"] for edit in tables.edits_of(tried)]
+    assert len(collapsed) == 3
+    assert len(json.loads((tried / "hard_cases.json").read_text())) == sum(collapsed)
+    sequence = ["fit", "--config", "papers/hard-edit-sequential.yaml", "--data.path", made, *SHORT]
+    command_line(sequence)
+    journal = tmp_path / "runs/hard-edit-sequential/version_0/edits.jsonl"
+    first = json.loads(journal.read_text().splitlines()[0])
+    assert first["prompt"].startswith("{}")
+    assert first["subject"] == json.loads((tmp_path / made).read_text())[0]["subject"]
+
+
 def test_the_page_has_a_place_for_every_experiment_and_names_no_other():
     text = PAGE.read_text("utf-8")
     assert filled(text, dict.fromkeys(EXPERIMENTS, "x")) != text
