@@ -86,7 +86,7 @@ SEQUENTIAL = HARD_RUNS | NORMAL_RUNS
 LEVELS = {"levels": "fit --config papers/perplexity-against-tasks.yaml"}
 HARD_EDIT = {
     "hard-edit": "predict --config papers/hard-edit-templates.yaml",
-    "hard-edit-filter": "fit --config papers/hard-edit-filter.yaml --data.limit 120"
+    "hard-edit-filter": "fit --config papers/hard-edit-filter.yaml"
     f" --data.path {RUNS}/hard-edit/version_0/hard_edit.json",
     **{
         f"hard-edit-{name}": "fit --config papers/hard-edit-sequential.yaml"

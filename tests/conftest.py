@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tqdm.std import TqdmDefaultWriteLock
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 torch.set_num_threads(1)  # the models are tiny
+TqdmDefaultWriteLock.mp_lock = None  # else forked processes share it, and a killed one keeps it
 
 
 @pytest.fixture(scope="session")
