@@ -15,6 +15,10 @@ class HardEditFile(L.Callback):
     def __init__(self) -> None:
         self.points: list[dict[str, str]] = []
 
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts anew."""
+        self.points = []
+
     def on_predict_batch_end(
         self,
         trainer: L.Trainer,

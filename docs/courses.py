@@ -15,8 +15,8 @@ from callbacks.collapse import CollapseStopping
 from callbacks.edit_metrics import mean_scores
 from callbacks.perplexity import CorpusPerplexity
 from data_modules.meta_training import held_out
-from data_modules.records import EditRequest
-from docs.sweeps import SCORES, one_word_first
+from data_modules.records import EditRequest, one_word_first
+from docs.tables import SCORES
 from lightning_modules.fine_tuning import LocalizedFineTuning
 
 KINDS = ("normal", "one word first")
@@ -46,7 +46,9 @@ class Course:
         self.data.limit, self.data.seed = None, None
         self.data.setup("fit")
         of_kind = [
-            r for r in self.data.requests if one_word_first(r._asdict()) == (kind != "normal")
+            r
+            for r in self.data.requests
+            if one_word_first(r.prompt, r.subject) == (kind != "normal")
         ]
         self.requests = sorted(of_kind, key=lambda r: not held_out(r))[:edits]
         self.marks = {min(mark, len(self.requests)) for mark in marks(edits)}

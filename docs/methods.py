@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 from docs.courses import KINDS, MARKS, Job, marks, run
-from docs.sweeps import SCORES
+from docs.tables import SCORES
 
 METHODS = (  # configs, in the order of the table
     "ft", "locft-bf", "mend", "ultra_edit", "rome", "c_rome", "p_rome", "emmet",

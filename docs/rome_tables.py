@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from docs.sweeps import edits_of
+from callbacks.run_folder import read_journal
 from docs.tables import groups, markdown, mean, percent, perplexities, read
 
 
@@ -15,15 +15,15 @@ def fractions(run: Path) -> str:
     rows: list[Sequence[Any]] = [
         ("requests", "n", "numerator norm", "denominator", "key cosine", "mean perplexity")
     ]
-    for group, edits in groups(edits_of(run)).items():
+    for group, edits in groups(read_journal(run)).items():
         rows.append((group, len(edits), *(mean(edits, name) for name in names)))
     return markdown(rows)
 
 
 def highest(rome: Path, consistent: Sequence[Path]) -> str:
     """Highest perplexity of ROME and C-ROME on ROME's collapse and normal cases (table 2)."""
-    of_rome = edits_of(rome)
-    other = {edit["case_id"]: edit for run in consistent for edit in edits_of(run)}
+    of_rome = read_journal(rome)
+    other = {edit["case_id"]: edit for run in consistent for edit in read_journal(run)}
     rows: list[Sequence[Any]] = [("requests", "n", "ROME", "C-ROME")]
     for group, edits in groups(of_rome).items():
         both = [edit for edit in edits if edit["case_id"] in other]
@@ -62,7 +62,7 @@ def positions(runs: dict[str, Path]) -> str:
         ("first token's position", "n", "unedited", "lowest", "mean", "highest", "denominator")
     ]
     for name, run in runs.items():
-        edits = edits_of(run)
+        edits = read_journal(run)
         found = perplexities(edits)
         baseline = read(run / "summary.json")["baseline"]["perplexity"]
         rows.append((name.rpartition("-")[2], len(found), baseline, min(found), fmean(found),
@@ -79,7 +79,7 @@ def prefixes(runs: dict[str, Path]) -> str:
     ]  # fmt: skip
     for name, run in runs.items():
         _, policy, kind = name.split("-")
-        edits = edits_of(run)
+        edits = read_journal(run)
         tokens = [f"{s}_token_accuracy" if s in ("efficacy", "paraphrase") else s for s in scores]
         rows.append((kind, policy, len(edits), *(percent(mean(edits, s)) for s in tokens),
                      percent(mean(edits, "efficacy"))))  # fmt: skip
@@ -105,7 +105,7 @@ def risk(run: Path) -> str:
 
 def quality(run: Path, metrics: Path) -> str:
     """The same edits by four protocols, right after each and after the last."""
-    edits, end = edits_of(run), read(metrics)
+    edits, end = read_journal(run), read(metrics)
     intervals = read(run / "summary.json")["intervals"]
     rows: list[Sequence[Any]] = [("score", "after each edit, %", "95 % interval", "at the end, %")]
     for group in ("efficacy", "paraphrase"):

@@ -1,42 +1,26 @@
-"""Tables and pictures of docs/embedded.md: python docs/sweeps.py RUN [RUN …] (runs' folders)."""
+"""Tables and pictures of docs/embedded.md: python -m docs.sweeps RUN [RUN …] (runs' folders)."""
 
-import json
 import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-SCORES = ("efficacy", "paraphrase", "neighborhood")
-
-
-def edits_of(run: Path) -> list[dict]:
-    """The journal of a run."""
-    return [json.loads(line) for line in (run / "edits.jsonl").read_text().splitlines()]
-
-
-def one_word_first(edit: dict) -> bool:
-    """Whether the request has HardEdit's pattern: a one-word subject that begins the prompt."""
-    return edit["prompt"].startswith("{}") and " " not in edit["subject"]
-
-
-def mean(edits: list[dict], name: str) -> float:
-    """Mean of a figure over the edits that have it."""
-    values = [edit[name] for edit in edits if name in edit]
-    return sum(values) / len(values)
+from callbacks.run_folder import read_journal
+from docs.tables import SCORES, begins, mean, percent, read
 
 
 def table(run: Path) -> list[str]:
     """Rows of Markdown: normal requests, then those with a one-word subject first."""
-    summary, edits = json.loads((run / "summary.json").read_text()), edits_of(run)
+    summary, edits = read(run / "summary.json"), read_journal(run)
     lines = []
     for group, chosen in (
-        ("normal", [edit for edit in edits if not one_word_first(edit)]),
-        ("one word first", [edit for edit in edits if one_word_first(edit)]),
+        ("normal", [edit for edit in edits if not begins(edit)]),
+        ("one word first", [edit for edit in edits if begins(edit)]),
         ("… at position 0", [edit for edit in edits if edit.get("subject_position") == 0]),
     ):
         if not chosen:
             continue
-        scores = " | ".join(f"{100 * mean(chosen, name):.1f}" for name in SCORES)
+        scores = " | ".join(percent(mean(chosen, name)) for name in SCORES)
         perplexity = [edit["perplexity"] for edit in chosen]
         lines.append(
             f"| {summary['method']} | {summary['second_moment']} | {group} | {len(chosen)} "
@@ -52,7 +36,7 @@ def curves(runs: list[Path], file: Path) -> None:
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     for run, line in zip(runs, ("-", "--", ":", "-."), strict=False):
-        summary, edits = json.loads((run / "summary.json").read_text()), edits_of(run)
+        summary, edits = read(run / "summary.json"), read_journal(run)
         model = [summary["baseline"]["perplexity"]]  # an edit taken back leaves it as it was
         for edit in edits:
             model.append(model[-1] if edit["status"] == "rolled_back" else edit["perplexity"])

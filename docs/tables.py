@@ -9,9 +9,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from docs.sweeps import edits_of, one_word_first
+from callbacks.run_folder import read_journal
+from data_modules.records import one_word_first
 
 Edit = dict[str, Any]
+SCORES = ("efficacy", "paraphrase", "neighborhood")
 
 
 def read(file: Path) -> Any:
@@ -36,7 +38,7 @@ def shown(cell: Any) -> str:
 
 def mean(edits: Iterable[Edit], name: str) -> float | None:
     """Mean of a figure over the edits that have it."""
-    values = [edit[name] for edit in edits if edit.get(name) is not None]
+    values = [edit[name] for edit in edits if name in edit]
     return fmean(values) if values else None
 
 
@@ -46,9 +48,13 @@ def percent(value: float | None) -> str:
 
 
 def perplexities(edits: Iterable[Edit]) -> list[float]:
-    """Perplexity after each watched edit; null in a journal is an infinite one."""
-    watched = (edit["perplexity"] for edit in edits if "perplexity" in edit)
-    return [math.inf if value is None else value for value in watched]
+    """Perplexity after each watched edit."""
+    return [edit["perplexity"] for edit in edits if "perplexity" in edit]
+
+
+def begins(edit: Edit) -> bool:
+    """Whether the request has HardEdit's pattern: a one-word subject that begins the prompt."""
+    return one_word_first(edit["prompt"], edit["subject"])
 
 
 def single(runs: dict[str, Path]) -> str:
@@ -58,9 +64,9 @@ def single(runs: dict[str, Path]) -> str:
          "paraphrase %", "neighborhood %"),
     ]  # fmt: skip
     for run in runs.values():
-        edits = edits_of(run)
+        edits = read_journal(run)
         found = sorted(perplexities(edits))
-        scores = (percent(mean(edits, s)) for s in ("efficacy", "paraphrase", "neighborhood"))
+        scores = (percent(mean(edits, s)) for s in SCORES)
         collapsed = sum(edit["collapsed"] for edit in edits)
         rows.append((method(run), len(edits), found[0], found[len(found) // 2], found[-1],
                      collapsed, *scores))  # fmt: skip
@@ -78,8 +84,8 @@ def groups(edits: Sequence[Edit]) -> dict[str, list[Edit]]:
     stable = [edit for edit in edits if not edit["collapsed"]]
     return {
         "collapse": collapsed,
-        "one word first": [edit for edit in stable if one_word_first(edit)],
-        "normal": [edit for edit in stable if not one_word_first(edit)],
+        "one word first": [edit for edit in stable if begins(edit)],
+        "normal": [edit for edit in stable if not begins(edit)],
     }
 
 
@@ -89,7 +95,7 @@ def sequential(runs: dict[str, Path], marks: Sequence[int] = (10, 20, 50)) -> st
         ("requests", "method", "first collapse", *(f"after {m}" for m in marks), "final", "highest")
     ]
     for name, run in runs.items():
-        found = perplexities(edits_of(run))
+        found = perplexities(read_journal(run))
         after = (found[m - 1] if m <= len(found) else None for m in marks)
         first = read(run / "summary.json")["collapsed_at"]
         kind = name.rpartition("-")[0]
@@ -108,7 +114,7 @@ def tasks(runs: dict[str, Path]) -> str:
     rows.append(("unedited", first["baseline"]["perplexity"], *original))
     for name, summary in summaries.items():
         found = [summary["final_tasks"][task] for task in names]
-        rows.append((name, summary["final_perplexity"], *found))
+        rows.append((name, perplexities(read_journal(runs[name]))[-1], *found))
     return markdown(rows)
 
 
@@ -120,7 +126,7 @@ def curves(runs: dict[str, Path], file: Path) -> None:
                       strict=True))  # fmt: skip
     for number, (name, run) in enumerate(runs.items()):
         kind, _, label = name.rpartition("-")
-        edits, summary = edits_of(run), read(run / "summary.json")
+        edits, summary = read_journal(run), read(run / "summary.json")
         found = [summary["baseline"]["perplexity"], *perplexities(edits)]
         style = ("-", "--", ":", "-.")[number % 4]
         (line,) = panels[kind].plot(found, style, label=label)
@@ -145,9 +151,9 @@ def worst(run: Path) -> str:
 
 def top(run: Path, number: int) -> str:
     """How many edits collapse the model, and the most harmful of them."""
-    edits = edits_of(run)
+    edits = read_journal(run)
     hard = read(run / "hard_cases.json")
-    first = sum(one_word_first(edit) for edit in edits if edit["collapsed"])
+    first = sum(begins(edit) for edit in edits if edit["collapsed"])
     lines = (run / "top.md").read_text("utf-8").splitlines()[: number + 2]
     return "\n".join(
         [
@@ -165,7 +171,7 @@ def drift(run: Path) -> str:
     rows: list[Sequence[Any]] = [
         ("requests", "n", "norm of the change", "relative to the weight", "largest singular value")
     ]
-    for group, edits in groups(edits_of(run)).items():
+    for group, edits in groups(read_journal(run)).items():
         rows.append((group, len(edits), *(mean(edits, name) for name in names)))
     return markdown(rows)
 
@@ -187,7 +193,7 @@ def levels(run: Path) -> str:
 def hard_edit(runs: dict[str, Path]) -> str:
     """How many data points collapse the model, and what they do in sequence."""
     kept = len(read(runs["hard-edit-filter"] / "hard_cases.json"))
-    tried = len(edits_of(runs["hard-edit-filter"]))
+    tried = len(read_journal(runs["hard-edit-filter"]))
     in_sequence = {n: run for n, run in runs.items() if n not in ("hard-edit", "hard-edit-filter")}
     return (
         f"ROME collapses the embedded model on {kept} of {tried} data points made of templates. "
