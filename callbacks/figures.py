@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from data_modules.records import one_word_first
 from lightning_modules.editor import Editor
@@ -46,6 +47,7 @@ def health_figure(
     edits = [edit for edit in edits if edit not in refused]
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     finite = [min(edit["perplexity"], CEILING) for edit in edits]
     numbers = [edit["edit"] for edit in edits]
     for (style, label), chosen in marks(edits, single).items():
@@ -60,14 +62,8 @@ def health_figure(
     name = f"collapsed ({len(collapsed)} of {len(edits)})"
     if not single and collapsed:
         name, collapsed = f"first collapse, at edit {numbers[collapsed[0]]}", collapsed[:1]
-    axes.plot(
-        [numbers[n] for n in collapsed],
-        [finite[n] for n in collapsed],
-        "x",
-        color=ALARM,
-        markersize=9,
-        label=name,
-    )
+    drawn = [numbers[n] for n in collapsed], [finite[n] for n in collapsed]
+    axes.plot(*drawn, "x", color=ALARM, markersize=9, label=name)
     if refused:
         axes.plot(
             [edit["edit"] for edit in refused],
