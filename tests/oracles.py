@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -28,9 +29,15 @@ def full_value_search(editor: RankOneEditor, request: EditRequest) -> FoundValue
     ]
     essence = request_span(tokenizer, ESSENCE, request.subject, "")
     batch = collate([s.tokens[:-1] for s in spans] + [essence.tokens], lm.device)
+    wanted = F.pad(batch.tokens[:, 1:], (0, 1))
+    asked = torch.zeros(batch.tokens.shape)
+    for row, span in enumerate(spans):
+        at = torch.arange(span.start - 1, len(span.tokens) - 1)
+        wanted[row, at], asked[row, at] = torch.tensor(span.tokens[span.start :]), 1.0
     rows = torch.arange(len(spans) + 1)
     subjects = torch.tensor([s.subject for s in [*spans, essence]])
     edited = output_map(lm, editor.value_layer)
+    greedy = editor.value.stop == "most_probable"
     original: list[Tensor] = []
     first: list[Tensor] = []
 
@@ -50,23 +57,14 @@ def full_value_search(editor: RankOneEditor, request: EditRequest) -> FoundValue
             batch.tokens, attention_mask=batch.mask, position_ids=batch.positions
         ).logits.log_softmax(-1)
         handle.remove()
-        targets = [log_probs[row, s.start - 1 : len(s.tokens) - 1] for row, s in enumerate(spans)]
-        tokens = [torch.tensor(s.tokens[s.start :]) for s in spans]
-        nll = torch.stack(
-            [
-                -told.gather(1, wanted[:, None]).mean()
-                for told, wanted in zip(targets, tokens, strict=True)
-            ]
-        ).mean()
+        told = log_probs.gather(2, wanted[..., None])[..., 0]
+        nll = -((told * asked).sum(1)[:-1] / asked.sum(1)[:-1]).mean()
         now = log_probs[-1, essence.subject]
         first.append(now.detach())
-        probable = all(
-            bool((told.argmax(-1) == wanted).all())
-            for told, wanted in zip(targets, tokens, strict=True)
+        probable = (
+            (log_probs.argmax(-1) == wanted)[asked > 0].all() if greedy else torch.tensor(False)
         )
-        return Answers(
-            nll[None], (now.exp() * (now - first[0])).sum()[None], torch.tensor([probable])
-        )
+        return Answers(nll[None], (now.exp() * (now - first[0])).sum()[None], probable[None])
 
     with torch.no_grad():
         answers(torch.zeros(1, lm.config.hidden_size), [0])
@@ -85,9 +83,7 @@ def padded_perplexity(lm: PreTrainedModel, spans: Sequence[Span], batch_size: in
         for row, span in enumerate(spans[at : at + batch_size]):
             mask[row, : len(span.tokens)] = 1
         logits = lm(tokens, attention_mask=mask).logits
-        losses = torch.nn.functional.cross_entropy(
-            logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none"
-        )
+        losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
         scored = mask[:, 1:]
         found.append(((losses * scored).sum(1) / scored.sum(1)).double().exp())
     return float(torch.cat(found).mean())
