@@ -13,6 +13,7 @@ from data_modules.records import EditRequest, Probe, TaskItem, WatchedText
 from .edited_weights import EditedWeights
 from .language_model.answering import choose, write_answers
 from .language_model.judging import Answered, answers, measures, neighbors, questions
+from .language_model.kernels import use_fast_kernels
 from .language_model.loading import Dtype, fingerprint, load
 from .language_model.lower_states import LowerStates
 from .language_model.positions import begin_at
@@ -78,6 +79,7 @@ class WatchedModel(L.LightningModule, ABC):
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
         """Takes a model as the one in question, where it is; freezes it, in eval mode."""
         self.lm, self.tokenizer = lm.requires_grad_(False).eval(), fast(tokenizer, self.lm_name)
+        use_fast_kernels(lm)
         self.to(lm.device)
         begin_at(lm, self.first_position)
         self.fingerprint = fingerprint(lm, tokenizer)

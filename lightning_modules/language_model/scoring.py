@@ -166,8 +166,8 @@ def _token_scores(
     asked = [token for span in spans * copies for token in span.tokens[span.start :]]
     targets = torch.tensor(asked, dtype=torch.long, device=lm.device)
     peak, guess = logits.max(-1)
-    spread = (logits - peak[:, None]).exp().sum(-1).log()
     chosen = logits.gather(1, targets[:, None])[:, 0]
+    spread = logits.sub_(peak[:, None]).exp_().sum(-1).log()  # in place: logits are large
     # peak and choice may lie hundreds of nats apart: their difference needs float64, not more
     log_prob = chosen.double() - peak.double() - spread.double()
     hit = (guess == targets).long()

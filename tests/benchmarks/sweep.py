@@ -6,7 +6,7 @@ from data_modules.records import EditRequest, WatchedText
 from lightning_modules.language_model.scoring import Scores, score
 from lightning_modules.language_model.tokens import Span
 from lightning_modules.rome import ROME
-from tests.oracles import full_value_search, padded_perplexity
+from tests.oracles import full_value_search, padded_perplexity, published_kernels
 
 from .shapes import counterfact_like, embedded_editor, lengths_like_me_ppl, sentences_of
 from .timing import alternate
@@ -34,7 +34,8 @@ def one_by_one(editor: ROME, requests: Sequence[EditRequest], spans: Sequence[Sp
     """The same, the published way."""
     found = []
     for request in requests:
-        located = editor.locate([request])[0]
+        with published_kernels(editor.lm):
+            located = editor.locate([request])[0]
         update = editor.update(located, full_value_search(editor, request))
         editor.edited.apply(update)
         found.append(padded_perplexity(editor.lm, spans))
