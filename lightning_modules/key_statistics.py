@@ -13,6 +13,7 @@ from data_modules.records import WatchedText
 
 from .functional.least_squares import condition_number
 from .functional.second_moment import SecondMoment, pack, unpack
+from .language_model.kernels import use_fast_kernels
 from .language_model.layout import blocks, oriented, output_map, output_weight_name
 from .language_model.loading import Dtype, artefact_file, fingerprint, load
 from .language_model.passes import recording
@@ -88,6 +89,7 @@ class KeyStatistics(L.LightningModule):
         if self.lm is not None:
             return
         self.lm, self.tokenizer = load(self.lm_name, self.dtype_name, self.trust_remote_code)
+        use_fast_kernels(self.lm.requires_grad_(False))
         begin_at(self.lm, self.first_position)
         layers = self.layers or range(len(blocks(self.lm)))
         self.maps = {layer: output_map(self.lm, layer) for layer in layers}

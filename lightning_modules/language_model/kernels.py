@@ -16,7 +16,8 @@ class _OneDNN(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        # of other strides than these oneDNN's reference code takes seconds
+        return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
@@ -27,7 +28,8 @@ class _OneDNN(torch.autograd.Function):
 def _suits(module: nn.Linear | Conv1D, x: Tensor) -> bool:
     """Whether torch would multiply with MKL and keep no gradient of the weight."""
     weight = module.weight
-    return x.is_cpu and x.dtype == weight.dtype == torch.float32 and not weight.requires_grad
+    plain = weight.is_contiguous() and not weight.requires_grad
+    return plain and x.is_cpu and x.dtype == weight.dtype == torch.float32
 
 
 class FastLinear(nn.Linear):
