@@ -1,19 +1,25 @@
 """Perplexity of watched text, against padding every batch to the corpus' longest sentence."""
 
-from lightning_modules.language_model.lower_states import LowerStates
 from lightning_modules.language_model.scoring import score
 from tests.oracles import padded_perplexity
 
-from .shapes import embedded_editor, lengths_like_me_ppl, random_model, sentences_of
+from .shapes import (
+    embedded_editor,
+    lengths_like_me_ppl,
+    random_editor,
+    random_model,
+    sentences_of,
+)
 from .timing import alternate
 
 
 def rows(texts: int = 100, longest: int = 325) -> list[dict]:
     """A sample as uneven as ME-PPL_1k on GPT-2 small's shape, for the first time and again."""
-    lm = random_model().eval().requires_grad_(False)
-    spans = sentences_of(embedded_editor(), lengths_like_me_ppl(texts, longest))
+    embedded = embedded_editor()
+    editor = random_editor(random_model(), 6, embedded)
+    lm, lower = editor.lm, editor.lower
+    spans = sentences_of(embedded, lengths_like_me_ppl(texts, longest))
     tokens = sum(len(span.tokens) for span in spans)
-    lower = LowerStates(len(lm.transformer.h) // 2, 2**30)
     score(lm, spans, lower=lower)
     first = alternate(lambda: score(lm, spans), None, 1, warm_up=False)
     again = alternate(
