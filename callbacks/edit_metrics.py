@@ -55,13 +55,7 @@ class EditMetrics(L.Callback):
         self.judged = []
 
     def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: Editor,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Adds judged edits."""
         self.judged.append(outputs)

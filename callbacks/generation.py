@@ -61,13 +61,7 @@ class GenerationMetrics(L.Callback):
         self.read = []
 
     def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: Editor,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Adds those of the requests that were judged."""
         judged = {scores["case_id"] for scores in outputs}

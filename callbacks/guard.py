@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import lightning as L
 import torch
@@ -11,16 +11,20 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from data_modules.records import EditRequest
 from lightning_modules.editor import Editor
+from lightning_modules.replicas import gathered
 
 from .collapse import CollapseStopping
 from .downstream import Downstream
 from .edit_ledger import EditLedger
 from .edit_metrics import mean_scores
 from .perplexity import measured
+from .progress import EditBar
+from .restore import restores
 from .run_folder import folder_of, write_cases
 
 WINDOW = 20  # healthy perplexities whose median is the measure of the next one
 Fault = Callable[[dict[str, Any]], str]
+T = TypeVar("T")
 
 
 class CollapseGuard(L.Callback):
@@ -136,8 +140,13 @@ class CollapseGuard(L.Callback):
             self.healthy = [pl_module.baseline["perplexity"]]
             return
         self.judge(trainer, pl_module, self.harm)
-        if pl_module.record["status"] == "applied":
-            self.healthy = [*self.healthy, pl_module.record["perplexity"]][-WINDOW:]
+        stands = pl_module.record.get("status") == "applied"
+        own = [pl_module.record["perplexity"]] if stands else []
+        self.healthy = [*self.healthy, *of_all(trainer, own)][-WINDOW:]
+        if isinstance(trainer.progress_bar_callback, EditBar):
+            standing = [pl_module.baseline.get("perplexity")]
+            standing += own if restores(trainer) else self.healthy
+            trainer.progress_bar_callback.perplexity = standing[-1]
 
     def danger(self, record: dict[str, Any]) -> str:
         """What speaks against an edit before it is watched; empty if nothing does."""
@@ -155,10 +164,17 @@ class CollapseGuard(L.Callback):
         return "" if healthy else f"perplexity {found:.4g} > {limit:.4g}"
 
     def judge(self, trainer: L.Trainer, editor: Editor, fault: Fault) -> None:
-        """Undoes an edit with a fault, and tries another method if there is one."""
-        reason = fault(editor.record)
-        if not reason or editor.record["status"] != "applied":
-            return
+        """Takes back an edit with a fault; every device remembers those of all devices."""
+        reason = fault(editor.record) if editor.record.get("status") == "applied" else ""
+        stands = not reason or self.made_otherwise(trainer, editor, fault, reason)
+        refused = of_all(trainer, [] if stands else self.requests)
+        if refused:
+            self.refused += [request.as_counterfact() for request in refused]
+            self.write(trainer)
+            trainer.should_stop = trainer.should_stop or self.action == "stop"
+
+    def made_otherwise(self, trainer: L.Trainer, editor: Editor, fault: Fault, reason: str) -> bool:
+        """Undoes an edit; whether another method, if there is one, makes it without the fault."""
         refused = editor.record
         editor.undo()
         editor.sweep = None  # what it knows of this edit is no longer so
@@ -172,13 +188,11 @@ class CollapseGuard(L.Callback):
             name = type(self.retry).__name__
             if not again:
                 editor.record["reason"] = f"made by {name}; {refused['method']}: {reason}"
-                return
+                return True
             editor.undo()
             reason += f"; {name}: {again}"
         editor.record = refused | {"status": "rolled_back", "reason": reason}
-        self.refused += [request.as_counterfact() for request in self.requests]
-        self.write(trainer)
-        trainer.should_stop = trainer.should_stop or self.action == "stop"
+        return False
 
     def try_again(self, method: Editor, editor: Editor) -> dict[str, Any]:
         """Makes the edit by another method, as one of the run's own; its record."""
@@ -203,3 +217,9 @@ class CollapseGuard(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on with them."""
         self.healthy, self.refused = state_dict["healthy"], state_dict["refused"]
+
+
+def of_all(trainer: L.Trainer, own: Sequence[T]) -> list[T]:
+    """The same of all edits made at once, in order: one on each device in a sweep, else this."""
+    parts = gathered(own) if restores(trainer) else [own]
+    return [item for part in parts for item in part]

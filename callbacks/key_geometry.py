@@ -65,13 +65,7 @@ class KeyGeometry(L.Callback):
             )
 
     def on_predict_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: Any,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Keeps the keys of a batch, which may be empty where devices share requests."""
         self.seen.append(pl_module.keyed(batch) if batch else [])

@@ -51,13 +51,7 @@ class Perplexity(L.Callback):
         self.metric.reset()
 
     def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: Editor,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Adds a batch of scored texts."""
         self.metric.update(outputs.nll, outputs.length)

@@ -8,7 +8,12 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 
 class EditBar(TQDMProgressBar):
-    """One bar that counts edits and shows perplexity and efficacy; watching has none of its own."""
+    """One bar that counts edits and shows perplexity and efficacy; watching has none of its own.
+
+    Where a guard takes edits back it sets ``perplexity``, that of the model which it leaves.
+    """
+
+    perplexity: float | None = None
 
     @property
     def sanity_check_description(self) -> str:
@@ -49,4 +54,4 @@ class EditBar(TQDMProgressBar):
         """Perplexity and efficacy, without the run's number."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        return metrics
+        return metrics if self.perplexity is None else metrics | {"perplexity": self.perplexity}

@@ -1,5 +1,6 @@
 """Several devices, each with a copy of the model: the same edits, shared work."""
 
+import atexit
 import os
 import threading
 import time
@@ -20,8 +21,13 @@ class Replicas(DDPStrategy):
     """Processes that talk to each other, without DDP's wrapper: no gradient crosses devices."""
 
     def setup_environment(self) -> None:
-        """Joins the others, and makes sure to end with the process that started this one."""
+        """Joins the others until the end, which is that of the process that started this one too.
+
+        Gloo's threads must end before the interpreter, which what they let go of needs
+        (pytorch#190489), but not with a run: the Trainer may begin another.
+        """
         super().setup_environment()
+        atexit.register(_leave)
         if self.local_rank > 0:
             threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
@@ -40,6 +46,11 @@ class Replicas(DDPStrategy):
 
 
 StrategyRegistry.register("replicas", Replicas, description=str(Replicas.__doc__))
+
+
+def _leave() -> None:
+    if dist.is_initialized():  # once, however many runs there were
+        dist.destroy_process_group()
 
 
 def _end_with(parent: int) -> None:

@@ -172,6 +172,32 @@ def test_a_copy_that_drifts_ends_the_run_with_a_sentence(options, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("fails", ["true", "false"])
+def test_no_thread_of_the_group_outlives_the_run(options, tmp_path, fails):
+    (tmp_path / "last.py").write_text(
+        "import atexit\n"
+        "import os\n"
+        "from pathlib import Path\n"
+        "import lightning as L\n"
+        "def tell():\n"
+        "    names = [file.read_text() for file in Path('/proc/self/task').glob('*/comm')]\n"
+        "    alive = sum('gloo' in name for name in names)\n"
+        "    Path(f'alive_{os.getpid()}').write_text(str(alive))\n"
+        "atexit.register(tell)  # before the group is made, and so called after its end\n"
+        "class Last(L.Callback):\n"
+        "    def __init__(self, fails: bool) -> None:\n"
+        "        self.fails = fails\n"
+        "    def on_train_batch_start(self, trainer, module, batch, index):\n"
+        "        if self.fails:\n"
+        "            raise ValueError('as told')\n"
+    )
+    last = ("--trainer.callbacks+", "last.Last", "--trainer.callbacks.fails", fails)
+    said, code = finished(started(tmp_path, 2, "fit", *options, *last))
+    assert (code != 0) == (fails == "true"), said
+    assert {file.read_text() for file in tmp_path.glob("alive_*")} == {"0"}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
 def test_the_other_verbs_find_the_same(options, tmp_path, verb):
     tables = []

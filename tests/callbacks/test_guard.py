@@ -3,19 +3,23 @@ import math
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 
 from callbacks.collapse import CollapseStopping
 from callbacks.edit_ledger import EditLedger
 from callbacks.guard import CollapseGuard
+from callbacks.progress import EditBar
 from callbacks.restore import RestoreWeights
+from callbacks.run_folder import read_journal
 from callbacks.summary import verdict
 from data_modules.readers import read_requests
 from lightning_modules.collapse_risk import Calibration, Feature
 from lightning_modules.edited_weights import Update
 from lightning_modules.ledger import read_ledger
 from lightning_modules.rome import ROME, ConsistentROME
+from tests.test_devices import run_on
 
-from .runs import METHOD, REQUESTS, fit, watching, without_timings
+from .runs import METHOD, REQUESTS, fit, options_of, watching, without_timings
 
 AMONG_OTHER_CALLBACKS = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 HARD = [REQUESTS[1]]
@@ -159,6 +163,21 @@ def test_single_edits_are_judged_too(lm, tmp_path, together):
     assert run.column("perplexity") == pytest.approx([baseline] * 4, rel=1e-9)
 
 
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("retry", [False, True], ids=["undone", "made again"])
+def test_the_bar_shows_the_perplexity_of_the_model_that_is_left(
+    lm, tmp_path, capsys, single, retry
+):
+    guard = CollapseGuard(relative=2.0, retry=ROME(**METHOD) if retry else None)
+    callbacks = [*watching(), guard, EditBar(), *([RestoreWeights()] if single else [])]
+    seen = {"logger": CSVLogger(tmp_path, name=""), "enable_progress_bar": True}
+    run = fit(lm, tmp_path, callbacks, REQUESTS[:2], method=Wrecks, **seen)
+    shown = capsys.readouterr().out.rsplit("perplexity=", 1)[1].split("]")[0]
+    first, second = (edit["perplexity"] for edit in read_journal(tmp_path / "version_0"))
+    before = run.editor.baseline["perplexity"] if single else first
+    assert float(shown) == float(f"{second if retry else before:.3g}")
+
+
 def test_the_limit_follows_the_median_of_healthy_perplexities():
     guard = CollapseGuard(threshold=100.0, relative=2.0)
     guard.healthy = [10.0, 30.0, 20.0]
@@ -247,3 +266,30 @@ def test_nothing_that_keeps_an_edit_or_stops_comes_before_the_guard(rolled_back)
     for later in (CollapseStopping, EditLedger):
         assert names.index(later.__name__) > place
     assert names.index("Perplexity") < place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("action", "refused"), [("quarantine", [11, 12, 14]), ("stop", [11])])
+def test_a_sweep_on_two_devices_knows_what_each_of_them_refuses(lm, tmp_path, action, refused):
+    (tmp_path / "refusing.py").write_text(
+        "from callbacks.guard import CollapseGuard\n"
+        "class Refusing(CollapseGuard):\n"
+        "    def harm(self, record):\n"
+        "        return 'as told' * (record['case_id'] in (11, 12, 14))\n"
+    )
+    run = run_on(
+        tmp_path,
+        2,
+        *("fit", *options_of(lm, tmp_path, edits=5)),
+        "--trainer.callbacks+=callbacks.restore.RestoreWeights",
+        "--trainer.callbacks+=refusing.Refusing",
+        f"--trainer.callbacks.action={action}",
+    )
+    edits = read_journal(run)
+    assert [edit["case_id"] for edit in edits if edit["status"] == "rolled_back"] == refused
+    if action == "quarantine":
+        cases = read_requests(str(run / "hard_cases.json"))
+        assert [case.case_id for case in cases] == refused
+    kept = torch.load(run / "checkpoints/last.ckpt")["callbacks"]["Refusing"]
+    healthy = [edit["perplexity"] for edit in edits if edit["status"] == "applied"]
+    assert kept["healthy"][1:] == healthy
