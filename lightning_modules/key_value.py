@@ -13,6 +13,7 @@ from .collapse_risk import Calibration, load_calibration
 from .functional.rank_one import factorize
 from .functional.value_search import FoundValue, ValueSearchOptions
 from .in_context import ContextEditor
+from .language_model.compilation import Compilation
 from .language_model.keys import Keyed, first_token_keys
 from .language_model.layout import output_weight_name
 from .language_model.loading import artefact_file
@@ -33,6 +34,9 @@ class KeyValueEditor(ContextEditor):
         calibration: file of ``papers/risk-calibration.yaml`` that makes a probability of collapse
             of the risk; by default the embedded model's own, of its default method.
         search_together: requests whose values are searched in one batch, at most; bounds memory.
+        compile_search: whether the model is compiled for the search, with CUDA graphs on a GPU; the
+            first searches take minutes more, and a CPU gains nothing. Where compilation fails, a
+            warning says so and the search runs uncompiled.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class KeyValueEditor(ContextEditor):
         statistics: str | None = None,
         calibration: str | None = None,
         search_together: int = 8,
+        compile_search: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -55,6 +60,8 @@ class KeyValueEditor(ContextEditor):
         self.calibration_file = calibration
         self.calibration: Calibration | None = None
         self.search_together = search_together
+        self.compile_search = compile_search
+        self.compilation: Compilation | None = None
         self.located: list[Located] = []
         self.ahead: dict[EditRequest, tuple[Located, FoundValue]] = {}
 
@@ -70,6 +77,7 @@ class KeyValueEditor(ContextEditor):
     def prepare(self) -> None:
         """Samples the context templates, loads the second moments and factorizes them."""
         super().prepare()
+        self.compilation = Compilation(self.lm) if self.compile_search else None
         self.calibration = load_calibration(self.calibration_file, self.lm_name, self.card())
         self.factors: dict[int, Tensor | None] = {}
         for layer in self.layers:
@@ -121,10 +129,18 @@ class KeyValueEditor(ContextEditor):
         groups = alike(self.tokenizer, requests, self.search_together)
         for numbers in islice(groups, self.share.rank, None, self.share.devices):
             recorded = self.recorded([requests[n] for n in numbers], self.contexts)
-            found = search_values(self.lm, self.value_layer, recorded, self.value)
+            found = self.searched(recorded)
             sought |= zip(numbers, zip(recorded.located, found, strict=True), strict=True)
         sought = self.share.joined(sought, self.device)
         return [sought[number] for number in range(len(requests))]
+
+    def searched(self, recorded: Recorded) -> list[FoundValue]:
+        """The values found for recorded requests, by a compiled model if one is asked for."""
+
+        def search() -> list[FoundValue]:
+            return search_values(self.lm, self.value_layer, recorded, self.value)
+
+        return search() if self.compilation is None else self.compilation(search)
 
     def look_ahead(self, batches: Sequence[Sequence[EditRequest]]) -> None:
         """Seeks the values of coming edits together."""

@@ -26,7 +26,9 @@ class _OneDNN(torch.autograd.Function):
 
 
 def _suits(module: nn.Linear | Conv1D, x: Tensor) -> bool:
-    """Whether torch would multiply with MKL and keep no gradient of the weight."""
+    """Whether torch would multiply with MKL, uncompiled, and keep no gradient of the weight."""
+    if torch.compiler.is_compiling():
+        return False
     weight = module.weight
     plain = weight.is_contiguous() and not weight.requires_grad
     return plain and x.is_cpu and x.dtype == weight.dtype == torch.float32

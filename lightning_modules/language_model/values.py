@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from data_modules.records import EditRequest
 
 from ..functional.value_search import Answers, FoundValue, ValueSearchOptions, value_search
-from .passes import Suffixes, record_suffixes, suffix_logits
+from .suffixes import Suffixes, record_suffixes, suffix_logits
 from .tokens import Span, collate, request_span
 
 ESSENCE = "{} is a"
@@ -88,7 +88,7 @@ class Recorded(NamedTuple):
         place = torch.full((self.requests,), -1, device=device)
         place[kept] = torch.arange(len(numbers), device=device)
         owner = self.rows // self.texts
-        here = place[owner] >= 0
+        here = (place[owner] >= 0).nonzero()[:, 0]
         return Recorded(
             len(numbers),
             self.suffixes.chosen((kept[:, None] * self.texts + within).flatten()),

@@ -1,5 +1,11 @@
+import warnings
+from collections import Counter
+
 import pytest
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from data_modules.records import EditRequest
 from lightning_modules.functional.value_search import ValueSearchOptions
@@ -7,7 +13,14 @@ from lightning_modules.language_model.tokens import request_span
 from lightning_modules.language_model.values import alike, record_requests, search_values
 from lightning_modules.rome import ROME
 from tests.oracles import full_value_search
-from tests.tiny import CONTEXTS, EDITED_LAYER, OPTIONS, tiny_editor, tiny_tokenizer
+from tests.tiny import (
+    CONTEXTS,
+    EDITED_LAYER,
+    OPTIONS,
+    tiny_editor,
+    tiny_model,
+    tiny_tokenizer,
+)
 
 TOKENIZER = tiny_tokenizer()
 REQUESTS = [
@@ -77,3 +90,78 @@ def test_parts_to_search_together_are_of_one_length():
     assert sorted(n for part in parts for n in part) == list(range(15))
     assert all(len(part) <= 2 and len({widths[n] for n in part}) == 1 for part in parts)
     assert any(len(part) == 2 for part in parts)
+
+
+class Calls(TorchFunctionMode):
+    """Counts calls that would move numbers between the host and a device."""
+
+    def __init__(self, asked: Counter):
+        super().__init__()
+        self.asked = asked
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is Tensor.tolist or (function is torch.tensor and "device" in kwargs):
+            self.asked[function.__name__] += 1
+        return function(*args, **kwargs)
+
+
+class Kernels(TorchDispatchMode):
+    """Counts kernels whose result the host would wait for."""
+
+    WAITED_FOR = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "bincount")
+
+    def __init__(self, asked: Counter):
+        super().__init__()
+        self.asked = asked
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        places = args[1] if name in ("index", "index_put", "index_put_") else []
+        masks = [place for place in places if place is not None and place.dtype == torch.bool]
+        if name in self.WAITED_FOR or masks:
+            self.asked[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+PLACES = pytest.mark.parametrize(
+    ("requests", "contexts"),
+    [(REQUESTS, CONTEXTS), (REQUESTS[:1], CONTEXTS[:1])],
+    ids=["anywhere", "first token"],
+)
+
+
+@PLACES
+def test_a_step_asks_the_device_nothing_but_whether_it_is_over(tiny_lm, requests, contexts):
+    recorded = record_requests(tiny_lm, TOKENIZER, EDITED_LAYER, contexts, requests)
+    asked = []
+    for steps in (2, 5):
+        asked.append(Counter())
+        with Calls(asked[-1]), Kernels(asked[-1]):
+            options = ValueSearchOptions(steps=steps, goal=0.0)
+            found = search_values(tiny_lm, EDITED_LAYER, recorded, options)
+        assert {len(value.losses) for value in found} == {steps}
+    # Adam reads the number of its steps, a tensor that stands on the CPU wherever the weights are
+    assert asked[1] - asked[0] == {"tolist": 3, "_local_scalar_dense": 3}
+
+
+@pytest.mark.gpu
+@PLACES
+def test_a_step_makes_the_host_wait_for_a_gpu_once(family, requests, contexts):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    lm = tiny_model(family).to("cuda")
+    recorded = record_requests(lm, TOKENIZER, EDITED_LAYER, contexts, requests)
+    search_values(lm, EDITED_LAYER, recorded, ValueSearchOptions(steps=2, goal=0.0))
+    waits = []
+    for steps in (2, 5):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                options = ValueSearchOptions(steps=steps, goal=0.0)
+                search_values(lm, EDITED_LAYER, recorded, options)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        waits.append(sum("synchronizing" in str(warning.message) for warning in said))
+    assert waits[1] - waits[0] == 3
