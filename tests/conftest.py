@@ -10,6 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
+COMPILE = torch.compile
 torch.set_num_threads(1)  # the models are tiny
 TqdmDefaultWriteLock.mp_lock = None  # else forked processes share it, and a killed one keeps it
 
@@ -60,3 +62,20 @@ def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
 def tiny_llama() -> PreTrainedModel:
     """One random model of the Llama family."""
     return tiny_model("llama")
+
+
+@pytest.fixture
+def compile_by(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable]:
+    """Puts another backend in inductor's place, which takes long."""
+
+    def replace(backend):
+        torch.compiler.reset()
+
+        def compiled(forward, *, mode, **options):
+            assert mode == "reduce-overhead"
+            return COMPILE(forward, backend=backend, **options)
+
+        monkeypatch.setattr(torch, "compile", compiled)
+
+    yield replace
+    torch.compiler.reset()

@@ -1,7 +1,7 @@
 """Measures speed: python -m tests.benchmarks [PART …] writes docs/performance.json.
 
-Parts: value_search, perplexity, sweep, key_statistics, end_to_end, large (needs a GPU); all of
-them by default. Rows of other parts stay in the file.
+Parts: value_search, perplexity, sweep, kernels, key_statistics, end_to_end, large (needs a GPU);
+all of them by default. Rows of other parts stay in the file.
 """
 
 import json
@@ -13,7 +13,15 @@ from pathlib import Path
 from .timing import measured
 
 REPORT = Path("docs/performance.json")
-PARTS = ("value_search", "perplexity", "sweep", "key_statistics", "end_to_end", "large")
+PARTS = (
+    "value_search",
+    "perplexity",
+    "sweep",
+    "kernels",
+    "key_statistics",
+    "end_to_end",
+    "large",
+)
 
 
 def shown(row: dict) -> str:

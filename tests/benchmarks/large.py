@@ -1,12 +1,14 @@
 """ROME at the papers' layers on random weights in the papers' models' shapes, for a GPU."""
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, LlamaConfig, PretrainedConfig
 
 from data_modules.records import WatchedText
+from lightning_modules.language_model.compilation import Compilation
 from lightning_modules.language_model.scoring import Scores, score
 from lightning_modules.rome import ROME
 
@@ -64,23 +66,29 @@ def measure(shape: Shape, embedded: ROME, device: torch.device, count: int) -> l
         editor.make_ahead([[request] for request in requests])
         editor.sweep.watch(texts, watch)
 
-    found = []
-    for name, function in (("sequential edit", sequential), ("edit of a sweep", sweep)):
-        function()
-        started = synchronized(device)
-        function()
-        seconds = (synchronized(device) - started) / len(requests)
-        found.append(
-            {
-                "name": f"{name}, ME-PPL_50 after it",
-                "shape": f"{shape.name}, {lm.dtype}, 20 steps",
-                "ours_seconds": seconds,
-                "edits_per_second": 1 / seconds,
-            }
-        )
-        if device.type != "cpu":
-            found[-1]["peak_memory_gib"] = torch.accelerator.max_memory_allocated() / 2**30
-    return found
+    measured = [("sequential edit", sequential), ("edit of a sweep", sweep)]
+    found = [timed(name, function, len(requests), device) for name, function in measured]
+    editor.compilation = Compilation(lm)
+    compiled = timed("compiled sequential edit", sequential, len(requests), device)
+    found.append(compiled | {"compiles": editor.compilation.works})
+    return [row | {"shape": f"{shape.name}, {lm.dtype}, 20 steps"} for row in found]
+
+
+def timed(name: str, function: Callable, edits: int, device: torch.device) -> dict:
+    """Seconds per edit of the second time, and the highest memory of both."""
+    function()
+    started = synchronized(device)
+    function()
+    seconds = (synchronized(device) - started) / edits
+    row = {
+        "name": f"{name}, ME-PPL_50 after it",
+        "ours_seconds": seconds,
+        "edits_per_second": 1 / seconds,
+    }
+    if device.type != "cpu":
+        row["peak_memory_gib"] = torch.accelerator.max_memory_allocated() / 2**30
+        torch.accelerator.reset_peak_memory_stats()
+    return row
 
 
 def rows(

@@ -6,36 +6,12 @@ from lightning_modules.language_model.compilation import Compilation
 from lightning_modules.rome import ROME
 from tests.tiny import tiny_editor, tiny_model
 
-COMPILE = torch.compile
-pytestmark = [
-    # its import uses what torch 2.13 deprecates itself
-    pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"),
-    # which torch.compile hides where a filter does not make it an error
-    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
-]
 REQUESTS = [
     EditRequest(1, "{} plays the", "He", "violin"),
     EditRequest(2, "The mother tongue of {} is", "Danielle Vinson", "Latin"),
     EditRequest(3, "{}", "Paris", "is old"),
     EditRequest(4, "The capital is {}", "Rome", ","),
 ]
-
-
-@pytest.fixture
-def compile_by(monkeypatch):
-    """Puts another backend in inductor's place, which takes long."""
-
-    def replace(backend):
-        torch.compiler.reset()
-
-        def compiled(forward, *, mode, **options):
-            assert mode == "reduce-overhead"
-            return COMPILE(forward, backend=backend, **options)
-
-        monkeypatch.setattr(torch, "compile", compiled)
-
-    yield replace
-    torch.compiler.reset()
 
 
 def editors(lm):
