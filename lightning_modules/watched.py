@@ -77,7 +77,7 @@ class WatchedModel(L.LightningModule, ABC):
             self.attach(*load(self.lm_name, self.dtype_name, self.trust_remote_code))
 
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Takes a model as the one in question, where it is; freezes it, in eval mode."""
+        """Takes a model as the one in question, where it is: frozen, in eval mode, and faster."""
         self.lm, self.tokenizer = lm.requires_grad_(False).eval(), fast(tokenizer, self.lm_name)
         use_fast_kernels(lm)
         self.to(lm.device)

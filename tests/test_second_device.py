@@ -1,0 +1,87 @@
+"""All that edits, judges and watches works where the model is, be that the CPU or not."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from data_modules.records import WatchedText
+from lightning_modules.alpha_edit import AlphaEdit
+from lightning_modules.editor import Editor
+from lightning_modules.emmet import EMMET
+from lightning_modules.encore import ENCORE
+from lightning_modules.fine_tuning import FineTuning
+from lightning_modules.memit import MEMIT
+from lightning_modules.nas import AnchoredROME
+from lightning_modules.rls_edit import RLSEdit
+from lightning_modules.rome import ROME, ConsistentROME
+from lightning_modules.ultra_edit import UltraEdit
+from tests.batches import LAYERS, REQUESTS, ready
+from tests.second_device import NAME, SecondDevice
+from tests.tiny import EDITED_LAYER, tiny_model, tiny_tokenizer
+
+TEXTS = WatchedText([0, 1, 2], ["Paris is the capital", "He plays the violin", "Mary lived"])
+KEY_VALUE = {
+    "rome": lambda: ROME(EDITED_LAYER, lm="tiny"),
+    "c_rome": lambda: ConsistentROME(EDITED_LAYER, lm="tiny"),
+    "nas": lambda: AnchoredROME(layer=EDITED_LAYER, lm="tiny"),
+    "memit": lambda: MEMIT(layers=LAYERS, lm="tiny", history=True),
+    "emmet": lambda: EMMET(EDITED_LAYER, lm="tiny"),
+    "alpha_edit": lambda: AlphaEdit(0.02, layers=LAYERS, lm="tiny"),
+    "encore": lambda: ENCORE(layers=LAYERS, lm="tiny"),
+    "rls_edit": lambda: RLSEdit(layers=LAYERS, lm="tiny"),
+}
+OTHERS = {
+    "ft": lambda: FineTuning(layers=[EDITED_LAYER], lm="tiny", steps=3),
+    "ultra_edit": lambda: UltraEdit(LAYERS, lm="tiny"),
+}
+
+
+def told(editor: Editor) -> Iterator[float]:
+    """What two edits in sequence, and two single ones watched together, do to the model."""
+    yield from editor.watch(TEXTS).nll.tolist()
+    for request in REQUESTS[:2]:
+        editor.make_edit([request])
+        assert editor.record["status"] == "applied"
+        yield from (value for value in editor.judge(request).values() if isinstance(value, float))
+        yield from editor.watch(TEXTS).nll.tolist()
+    editor.undo()
+    yield from editor.watch(TEXTS).nll.tolist()
+    editor.restore()
+    editor.make_ahead([[request] for request in REQUESTS[1:3]])
+    for made in editor.sweep.made:
+        editor.remake(editor.sweep.find(made.requests))
+        scores = editor.sweep.watch(TEXTS, editor.watch)
+        yield from [] if scores is None else scores.nll.tolist()
+        editor.restore()
+
+
+def assert_same_elsewhere(editor: Editor) -> None:
+    here = list(told(editor))
+    with SecondDevice():
+        editor.to(NAME)
+        editor.prepare()
+        assert editor.lm.device.type == editor.device.type == NAME
+        assert list(told(editor)) == pytest.approx(here, rel=1e-4)
+
+
+def test_a_tensor_that_was_forgotten_on_the_cpu_is_found():
+    with SecondDevice(), pytest.raises(RuntimeError):
+        torch.nn.functional.linear(torch.ones(2, 2, device=NAME), torch.ones(2, 2))
+
+
+def test_every_family_is_edited_where_it_is(family):
+    assert_same_elsewhere(ready(ROME(EDITED_LAYER, lm="tiny"), tiny_model(family)))
+
+
+@pytest.mark.parametrize("name", KEY_VALUE)
+def test_every_method_edits_where_the_model_is(name):
+    assert_same_elsewhere(ready(KEY_VALUE[name](), tiny_model("gpt2")))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_methods_without_values_do_too(name):
+    editor = OTHERS[name]()
+    editor.attach(tiny_model("gpt2"), tiny_tokenizer())
+    editor.prepare()
+    assert_same_elsewhere(editor)
