@@ -31,7 +31,7 @@ methods: .venv ## measure every method (docs/methods.md); half an hour on 2 idle
 	.venv/bin/python -m docs.methods
 
 reproduce: export HF_HUB_OFFLINE := 1
-reproduce: .venv ## run both papers' experiments on the embedded model (docs/reproduce.md); an hour
+reproduce: .venv ## run both papers' experiments on the embedded model (docs/reproduce.md); half an hour
 	.venv/bin/python -m docs.reproduce
 
 clean: ## remove caches; .venv and runs stay
