@@ -11,14 +11,16 @@ from lightning_modules.editor import Editor
 from lightning_modules.emmet import EMMET
 from lightning_modules.encore import ENCORE
 from lightning_modules.fine_tuning import FineTuning
+from lightning_modules.key_statistics import KeyStatistics
 from lightning_modules.memit import MEMIT
 from lightning_modules.nas import AnchoredROME
 from lightning_modules.rls_edit import RLSEdit
 from lightning_modules.rome import ROME, ConsistentROME
 from lightning_modules.ultra_edit import UltraEdit
 from tests.batches import LAYERS, REQUESTS, ready
+from tests.lightning_modules.test_mend import editor_with, trained
 from tests.second_device import NAME, SecondDevice
-from tests.tiny import EDITED_LAYER, tiny_model, tiny_tokenizer
+from tests.tiny import EDITED_LAYER, save_tiny, tiny_model, tiny_tokenizer
 
 TEXTS = WatchedText([0, 1, 2], ["Paris is the capital", "He plays the violin", "Mary lived"])
 KEY_VALUE = {
@@ -85,3 +87,24 @@ def test_methods_without_values_do_too(name):
     editor.attach(tiny_model("gpt2"), tiny_tokenizer())
     editor.prepare()
     assert_same_elsewhere(editor)
+
+
+def test_mend_does_too(tmp_path):
+    lm = tiny_model("gpt2")
+    assert_same_elsewhere(editor_with(lm, trained(lm), tmp_path))
+
+
+def test_second_moments_are_counted_where_the_model_is(tmp_path):
+    save_tiny(tmp_path, "gpt2")
+    module = KeyStatistics(str(tmp_path), tokens=300, window=7, output=str(tmp_path / "moments"))
+    module.configure_model()
+
+    def moments() -> list[torch.Tensor]:
+        module.on_test_start()
+        module.add([[3, 14, 15, 92], [65, 35, 89, 79, 32, 38]])
+        return [running.total().cpu() for running in module.sums.values()]
+
+    here = moments()
+    with SecondDevice():
+        module.to(NAME)
+        torch.testing.assert_close(moments(), here, rtol=1e-5, atol=1e-5)
