@@ -27,7 +27,7 @@ benchmark: .venv ## measure speed (tests/benchmarks)
 	.venv/bin/python -m tests.benchmarks
 
 methods: export HF_HUB_OFFLINE := 1
-methods: .venv ## measure every method (docs/methods.md); half an hour on 2 idle cores
+methods: .venv ## measure every method (docs/methods.md); 20 minutes on 2 cores
 	.venv/bin/python -m docs.methods
 
 reproduce: export HF_HUB_OFFLINE := 1
