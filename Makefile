@@ -23,7 +23,7 @@ lint: .venv ## format, lint and types only
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
-benchmark: .venv ## measure speed (tests/benchmarks)
+benchmark: .venv ## measure speed (docs/performance.md); a quarter of an hour
 	.venv/bin/python -m tests.benchmarks
 
 methods: export HF_HUB_OFFLINE := 1
