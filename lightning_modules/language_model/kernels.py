@@ -26,12 +26,12 @@ class _OneDNN(torch.autograd.Function):
 
 
 def _suits(module: nn.Linear | Conv1D, x: Tensor) -> bool:
-    """Whether torch would multiply with MKL, uncompiled, and keep no gradient of the weight."""
-    if torch.compiler.is_compiling():
+    """Whether torch would multiply with MKL, uncompiled, and keep no gradient of the map."""
+    weight, bias = module.weight, module.bias
+    if torch.compiler.is_compiling() or weight.requires_grad or not weight.is_contiguous():
         return False
-    weight = module.weight
-    plain = weight.is_contiguous() and not weight.requires_grad
-    return plain and x.is_cpu and x.dtype == weight.dtype == torch.float32
+    frozen = bias is None or not bias.requires_grad
+    return frozen and x.is_cpu and x.dtype == weight.dtype == torch.float32
 
 
 class FastLinear(nn.Linear):

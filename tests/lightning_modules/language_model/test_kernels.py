@@ -63,8 +63,12 @@ def test_gradients_of_inputs_are_those_of_torch_twice(kind):
 
 
 @pytest.mark.parametrize("kind", [FastLinear(5, 7), FastConv1D(7, 5)], ids=["linear", "conv1d"])
-def test_a_weight_that_learns_gets_its_gradient(kind):
-    module, x = frozen(kind).requires_grad_(True), torch.randn(4, 5)
+def test_what_learns_gets_its_gradient(kind):
+    module, x = frozen(kind), torch.randn(4, 5)
+    module.bias.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(module(x).sum(), [module.bias])
+    torch.testing.assert_close(gradient, torch.full((7,), 4.0))
+    module.weight.requires_grad_(True)
     (gradient,) = torch.autograd.grad(module(x).sum(), [module.weight])
     shape = gradient.T if isinstance(module, Conv1D) else gradient
     torch.testing.assert_close(shape, x.sum(0).expand(7, 5))
