@@ -10,12 +10,13 @@ from lightning_modules.alpha_edit import AlphaEdit
 from lightning_modules.editor import Editor
 from lightning_modules.emmet import EMMET
 from lightning_modules.encore import ENCORE
-from lightning_modules.fine_tuning import FineTuning
+from lightning_modules.fine_tuning import FineTuning, LocalizedFineTuning
 from lightning_modules.key_statistics import KeyStatistics
 from lightning_modules.memit import MEMIT
 from lightning_modules.nas import AnchoredROME
 from lightning_modules.rls_edit import RLSEdit
-from lightning_modules.rome import ROME, ConsistentROME
+from lightning_modules.rome import ROME, ConsistentROME, PromptOnlyROME
+from lightning_modules.transforms import PRUNE, RECT, SPHERE
 from lightning_modules.ultra_edit import UltraEdit
 from tests.batches import LAYERS, REQUESTS, ready
 from tests.lightning_modules.test_mend import editor_with, trained
@@ -26,8 +27,12 @@ TEXTS = WatchedText([0, 1, 2], ["Paris is the capital", "He plays the violin", "
 KEY_VALUE = {
     "rome": lambda: ROME(EDITED_LAYER, lm="tiny"),
     "c_rome": lambda: ConsistentROME(EDITED_LAYER, lm="tiny"),
+    "p_rome": lambda: PromptOnlyROME(EDITED_LAYER, lm="tiny"),
     "nas": lambda: AnchoredROME(layer=EDITED_LAYER, lm="tiny"),
     "memit": lambda: MEMIT(layers=LAYERS, lm="tiny", history=True),
+    "memit-rect": lambda: MEMIT(layers=LAYERS, lm="tiny", transform=RECT()),
+    "memit-prune": lambda: MEMIT(layers=LAYERS, lm="tiny", transform=PRUNE()),
+    "memit-sphere": lambda: MEMIT(layers=LAYERS, lm="tiny", transform=SPHERE()),
     "emmet": lambda: EMMET(EDITED_LAYER, lm="tiny"),
     "alpha_edit": lambda: AlphaEdit(0.02, layers=LAYERS, lm="tiny"),
     "encore": lambda: ENCORE(layers=LAYERS, lm="tiny"),
@@ -35,6 +40,7 @@ KEY_VALUE = {
 }
 OTHERS = {
     "ft": lambda: FineTuning(layers=[EDITED_LAYER], lm="tiny", steps=3),
+    "locft-bf": lambda: LocalizedFineTuning(layers=[EDITED_LAYER], lm="tiny"),
     "ultra_edit": lambda: UltraEdit(LAYERS, lm="tiny"),
 }
 
