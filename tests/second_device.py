@@ -4,6 +4,7 @@ It computes on the CPU, but a tensor of its own does not meet one of the CPU's w
 on a GPU.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -71,7 +72,6 @@ class SecondDevice(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def start(started: list[bool] = []) -> None:  # noqa: B006 - once per process
-    if not started:
-        torch._lazy.ts_backend.init()
-        started.append(True)
+@cache
+def start() -> None:
+    torch._lazy.ts_backend.init()
