@@ -23,8 +23,8 @@ class Replicas(DDPStrategy):
     def setup_environment(self) -> None:
         """Joins the others until the end, which is that of the process that started this one too.
 
-        Gloo's threads must end before the interpreter, which what they let go of needs
-        (pytorch#190489), but not with a run: the Trainer may begin another.
+        Gloo's threads free tensors, for which they need the interpreter: they end before it does
+        (pytorch#190489), but not with a run, since the Trainer may begin another.
         """
         super().setup_environment()
         atexit.register(_leave)
