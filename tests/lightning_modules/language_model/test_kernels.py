@@ -18,19 +18,21 @@ needs_onednn = pytest.mark.skipif(
     not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()),
     reason="this torch multiplies without MKL or without oneDNN",
 )
+GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = {
-    "texts": torch.randn(3, 4, 5),
-    "one": torch.randn(5),
-    "none": torch.randn(0, 5),
-    "transposed": torch.randn(4, 3, 5).transpose(0, 1),
-    "strided": torch.randn(3, 10)[:, ::2],
-    "expanded": torch.randn(1, 5).expand(4, 5),
+    "texts": torch.randn(3, 4, 5, generator=GENERATOR),
+    "one": torch.randn(5, generator=GENERATOR),
+    "none": torch.randn(0, 5, generator=GENERATOR),
+    "transposed": torch.randn(4, 3, 5, generator=GENERATOR).transpose(0, 1),
+    "strided": torch.randn(3, 10, generator=GENERATOR)[:, ::2],
+    "expanded": torch.randn(1, 5, generator=GENERATOR).expand(4, 5),
 }
 
 
 def frozen(module: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    nn.init.normal_(module.weight)
+    torch.manual_seed(0)  # after which inputs are drawn too
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
     return module.requires_grad_(False)
 
 
@@ -59,7 +61,10 @@ def test_gradients_of_inputs_are_those_of_torch_twice(kind):
 
     ours = derivatives()
     with published_kernels(module):
-        torch.testing.assert_close(ours, derivatives(), rtol=1e-5, atol=1e-5)
+        expected = derivatives()
+    for found, wanted in zip(ours, expected, strict=True):  # sums of terms that nearly cancel
+        scale = float(wanted.abs().max())
+        torch.testing.assert_close(found, wanted, rtol=0, atol=2e-6 * scale)
 
 
 @pytest.mark.parametrize("kind", [FastLinear(5, 7), FastConv1D(7, 5)], ids=["linear", "conv1d"])
