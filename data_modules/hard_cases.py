@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from .editing import EditingDataModule
+from .edit_requests import EditingDataModule
 from .embedded import embedded_hard_cases
-from .readers import read_union
+from .forms.readers import read_union
 from .records import EditRequest, one_word_first
 
 

@@ -5,9 +5,9 @@ from hashlib import blake2b
 import lightning as L
 from torch.utils.data import DataLoader
 
-from .editing import EditingDataModule
+from .edit_requests import EditingDataModule
 from .embedded import embedded_requests
-from .readers import read_requests
+from .forms.readers import read_requests
 from .records import EditRequest
 
 HELD_OUT_OF = 5

@@ -11,8 +11,8 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from .corpora import documents
-from .editing import EditingDataModule
+from .edit_requests import EditingDataModule
+from .text.corpora import documents
 
 ME_PPL = {  # shares of ME-PPL's 10,000 sentences
     "OpenWebText": 0.5,

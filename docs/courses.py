@@ -11,13 +11,13 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 import train
-from callbacks.collapse import CollapseStopping
-from callbacks.edit_metrics import mean_scores
-from callbacks.perplexity import CorpusPerplexity
+from callbacks.keeping.means import mean_scores
+from callbacks.watching.collapse import CollapseStopping
+from callbacks.watching.perplexity import CorpusPerplexity
 from data_modules.meta_training import held_out
 from data_modules.records import EditRequest, one_word_first
 from docs.tables import SCORES
-from lightning_modules.fine_tuning import LocalizedFineTuning
+from lightning_modules.methods.fine_tuning import LocalizedFineTuning
 
 KINDS = ("normal", "one word first")
 MARKS = (1, 10, 50, 200)

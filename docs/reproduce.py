@@ -15,7 +15,7 @@ from textwrap import wrap
 import torch
 
 import train
-from callbacks.run_folder import write_json
+from callbacks.keeping.run_folder import write_json
 from docs.courses import quiet
 from docs.experiments import EXPERIMENTS, PICTURES, RUNS, Experiment
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from callbacks.run_folder import read_journal
+from callbacks.keeping.run_folder import read_journal
 from docs.tables import groups, markdown, mean, percent, perplexities, read
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from callbacks.run_folder import read_journal
+from callbacks.keeping.run_folder import read_journal
 from docs.tables import SCORES, begins, mean, percent, read
 
 

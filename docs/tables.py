@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from callbacks.run_folder import read_journal
+from callbacks.keeping.run_folder import read_journal
 from data_modules.records import one_word_first
 
 Edit = dict[str, Any]

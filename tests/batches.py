@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 
 from data_modules.records import EditRequest
 from lightning_modules.functional.value_search import FoundValue, ValueSearchOptions
-from lightning_modules.key_value import KeyValueEditor
 from lightning_modules.language_model.layout import (
     blocks,
     oriented,
@@ -18,6 +17,7 @@ from lightning_modules.language_model.layout import (
     output_weight_name,
 )
 from lightning_modules.language_model.tokens import request_span, target_span
+from lightning_modules.methods.key_value import KeyValueEditor
 from tests.tiny import CONTEXTS, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

@@ -14,7 +14,7 @@ from lightning_modules.language_model.kernels import FastConv1D, FastGELU, FastL
 from lightning_modules.language_model.layout import output_map
 from lightning_modules.language_model.tokens import Span, collate, request_span
 from lightning_modules.language_model.values import ESSENCE
-from lightning_modules.rome import RankOneEditor
+from lightning_modules.methods.rome import RankOneEditor
 
 
 @contextmanager

@@ -5,9 +5,10 @@ import pytest
 import torch
 import yaml
 
+from command_line.configs import CONFIGS
 from tests.batches import LAYERS, REQUESTS, check_against, check_undone, log_prob, moment_of, ready
 from tests.tiny import tiny_model
-from train import CONFIGS, main
+from train import main
 
 PAGE = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
 WEIGHT = 0.5

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks.run_folder import read_journal
+from callbacks.keeping.run_folder import read_journal
 from tests.callbacks.runs import WEIGHT, options_of, tiny_lm, without_timings
 from train import main
 
@@ -98,11 +98,11 @@ def test_two_devices_write_what_one_does(options, tmp_path):
     [
         ["--data.batch_size", "2"],
         ["--trainer.val_check_interval", "2"],
-        ["--trainer.callbacks+", "callbacks.restore.RestoreWeights"],
-        ["--trainer.callbacks+", "callbacks.generation.GenerationMetrics"],
+        ["--trainer.callbacks+", "callbacks.watching.restore.RestoreWeights"],
+        ["--trainer.callbacks+", "callbacks.watching.generation_metrics.GenerationMetrics"],
         [
             "--model",
-            "lightning_modules.memit.MEMIT",
+            "lightning_modules.methods.memit.MEMIT",
             "--model.layers",
             "[0,1]",
             "--data.batch_size",
@@ -119,7 +119,9 @@ def test_every_number_of_devices_writes_the_same(options, tmp_path, devices, kin
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [[], ["--trainer.callbacks+", "callbacks.restore.RestoreWeights"]])
+@pytest.mark.parametrize(
+    "kind", [[], ["--trainer.callbacks+", "callbacks.watching.restore.RestoreWeights"]]
+)
 def test_a_run_whose_second_device_dies_ends_within_a_minute_and_resumes(options, tmp_path, kind):
     command = ["fit", *options, *kind]
     (tmp_path / "whole").mkdir()

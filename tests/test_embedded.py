@@ -3,12 +3,12 @@
 import pytest
 
 from data_modules.embedded import FOLDER, embedded_requests, embedded_sentences
-from data_modules.tasks import TaskOptions, read_tasks, subset
+from data_modules.forms.tasks import TaskOptions, read_tasks, subset
+from lightning_modules.editing.second_moments import load_second_moment
 from lightning_modules.language_model.answering import choose
 from lightning_modules.language_model.loading import fingerprint, load
 from lightning_modules.language_model.scoring import score
 from lightning_modules.language_model.tokens import request_span, target_span, text_span
-from lightning_modules.second_moments import load_second_moment
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import lightning as L
 import pytest
 import torch
 
-from callbacks.checkpoint import EditCheckpoint
-from callbacks.edit_ledger import EditLedger
-from callbacks.run_folder import Claim
-from lightning_modules.ledger import read_ledger
-from lightning_modules.rome import ROME
+from callbacks.keeping.checkpoint import EditCheckpoint
+from callbacks.keeping.edit_ledger import EditLedger
+from callbacks.keeping.run_folder import Claim
+from lightning_modules.editing.ledger import read_ledger
+from lightning_modules.methods.rome import ROME
 from tests.callbacks.runs import (
     METHOD,
     data_of,

@@ -9,13 +9,14 @@ import torch
 
 import lightning_modules
 from data_modules.records import EditRequest
-from lightning_modules.editor import Editor
+from lightning_modules.editing.editor import Editor
+from lightning_modules.editing.hypernetwork import Hypernetwork
 from lightning_modules.functional.value_search import ValueSearchOptions
-from lightning_modules.key_value import KeyValueEditor
+from lightning_modules.jobs.replay import Replay
 from lightning_modules.language_model.layout import output_weight_name
-from lightning_modules.mend import MEND, Hypernetwork
-from lightning_modules.replay import Replay
-from lightning_modules.rome import ROME
+from lightning_modules.methods.key_value import KeyValueEditor
+from lightning_modules.methods.mend import MEND
+from lightning_modules.methods.rome import ROME
 from tests.tiny import EDITED_LAYER, tiny_model, tiny_tokenizer
 
 REQUESTS = [
@@ -48,7 +49,8 @@ def editor(request, monkeypatch):
     monkeypatch.setattr(KeyValueEditor, "load_moment", lambda self, layer: keys @ keys.T / 200)
     shapes = {"transformer.h.1.mlp.c_proj.weight": (32, 48)}
     monkeypatch.setattr(
-        "lightning_modules.mend.load_hypernetwork", lambda *names: Hypernetwork(shapes, 4, 1e-2)
+        "lightning_modules.methods.mend.load_hypernetwork",
+        lambda *names: Hypernetwork(shapes, 4, 1e-2),
     )
     arguments = {
         name for kind in request.param.__mro__ for name in inspect.signature(kind).parameters

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 import train
-from callbacks.collapse import CollapseStopping
-from data_modules.editing import EditingDataModule
+from callbacks.watching.collapse import CollapseStopping
+from data_modules.edit_requests import EditingDataModule
 from docs.courses import Course, marks
 from docs.methods import BEGIN, END, METHODS, cell, figure, main, table
-from lightning_modules.edited_weights import Update
-from lightning_modules.editor import Editor
+from lightning_modules.editing.edited_weights import Update
+from lightning_modules.editing.editor import Editor
 from tests.callbacks.runs import REQUESTS, WATCHED, WEIGHT, tiny_lm
 
 SCORES = {"efficacy": 1.0, "paraphrase": 0.5, "neighborhood": 0.25}

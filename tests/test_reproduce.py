@@ -3,7 +3,7 @@ import shlex
 
 import pytest
 
-from callbacks.run_folder import read_journal
+from callbacks.keeping.run_folder import read_journal
 from docs import rome_tables, tables
 from docs.experiments import EXPERIMENTS, METHODS, SEQUENTIAL
 from docs.reproduce import PICTURES, filled, line, main, reads, rounds, wrapped

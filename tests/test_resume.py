@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks.run_folder import read_journal, rewind
-from lightning_modules.editor import Editor
+from callbacks.keeping.run_folder import read_journal, rewind
+from lightning_modules.editing.editor import Editor
 from tests.callbacks.runs import WEIGHT, options_of, tiny_lm, without_timings
 from train import main
 

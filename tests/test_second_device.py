@@ -6,20 +6,20 @@ import pytest
 import torch
 
 from data_modules.records import WatchedText
-from lightning_modules.alpha_edit import AlphaEdit
-from lightning_modules.editor import Editor
-from lightning_modules.emmet import EMMET
-from lightning_modules.encore import ENCORE
-from lightning_modules.fine_tuning import FineTuning, LocalizedFineTuning
-from lightning_modules.key_statistics import KeyStatistics
-from lightning_modules.memit import MEMIT
-from lightning_modules.nas import AnchoredROME
-from lightning_modules.rls_edit import RLSEdit
-from lightning_modules.rome import ROME, ConsistentROME, PromptOnlyROME
-from lightning_modules.transforms import PRUNE, RECT, SPHERE
-from lightning_modules.ultra_edit import UltraEdit
+from lightning_modules.editing.editor import Editor
+from lightning_modules.editing.transforms import PRUNE, RECT, SPHERE
+from lightning_modules.jobs.key_statistics import KeyStatistics
+from lightning_modules.methods.alpha_edit import AlphaEdit
+from lightning_modules.methods.emmet import EMMET
+from lightning_modules.methods.encore import ENCORE
+from lightning_modules.methods.fine_tuning import FineTuning, LocalizedFineTuning
+from lightning_modules.methods.memit import MEMIT
+from lightning_modules.methods.nas import AnchoredROME
+from lightning_modules.methods.rls_edit import RLSEdit
+from lightning_modules.methods.rome import ROME, ConsistentROME, PromptOnlyROME
+from lightning_modules.methods.ultra_edit import UltraEdit
 from tests.batches import LAYERS, REQUESTS, ready
-from tests.lightning_modules.test_mend import editor_with, trained
+from tests.lightning_modules.methods.test_mend import editor_with, trained
 from tests.second_device import NAME, SecondDevice
 from tests.tiny import EDITED_LAYER, save_tiny, tiny_model, tiny_tokenizer
 

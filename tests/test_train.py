@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from callbacks.collapse import CollapseStopping
-from callbacks.ledger import read_journal
-from lightning_modules.editor import Editor
+from callbacks.keeping.journal import read_journal
+from callbacks.watching.collapse import CollapseStopping
+from command_line.configs import CONFIGS, located
+from lightning_modules.editing.editor import Editor
 from tests.callbacks.runs import WEIGHT, options_of, tiny_lm, without_timings
-from train import CONFIGS, located, main
+from train import main
 
 ROOT = Path(__file__).resolve().parents[1]
 YAMLS = sorted(
@@ -72,7 +73,12 @@ class TestConfigs:
         assert located(argument) == argument
 
     def test_a_file_of_that_name_in_the_working_folder_wins(self, tmp_path):
-        own = {"model": {"class_path": "lightning_modules.rome.ROME", "init_args": {"layer": 4}}}
+        own = {
+            "model": {
+                "class_path": "lightning_modules.methods.rome.ROME",
+                "init_args": {"layer": 4},
+            }
+        }
         (tmp_path / "rome.yaml").write_text(yaml.dump(own))
         assert located("rome.yaml") == "rome.yaml"
         assert main(["--config", "rome.yaml"], run=False).model.value_layer == 4

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from lightning_modules.functional.value_search import ValueSearchOptions
-from lightning_modules.rome import RankOneEditor
+from lightning_modules.methods.rome import RankOneEditor
 
 LAYERS = 3
 EDITED_LAYER = 1

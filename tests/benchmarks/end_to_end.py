@@ -5,8 +5,8 @@ import io
 import tempfile
 import time
 
-from data_modules.editing import EditingDataModule
-from lightning_modules.rome import ConsistentROME
+from data_modules.edit_requests import EditingDataModule
+from lightning_modules.methods.rome import ConsistentROME
 from train import main
 
 EDITS = 20

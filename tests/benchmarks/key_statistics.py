@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from data_modules.embedded import embedded_sentences
 from data_modules.records import WatchedText
-from lightning_modules.key_statistics import KeyStatistics
+from lightning_modules.jobs.key_statistics import KeyStatistics
 from lightning_modules.language_model.layout import output_map
 from lightning_modules.language_model.passes import recording
 from lightning_modules.language_model.tokens import collate

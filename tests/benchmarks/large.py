@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, LlamaConf
 from data_modules.records import WatchedText
 from lightning_modules.language_model.compilation import Compilation
 from lightning_modules.language_model.scoring import Scores, score
-from lightning_modules.rome import ROME
+from lightning_modules.methods.rome import ROME
 
 from .shapes import (
     counterfact_like,

@@ -12,7 +12,7 @@ from data_modules.embedded import embedded_requests, embedded_sentences
 from data_modules.records import EditRequest
 from lightning_modules.functional.value_search import ValueSearchOptions
 from lightning_modules.language_model.tokens import Span, request_span, text_span
-from lightning_modules.rome import ROME
+from lightning_modules.methods.rome import ROME
 
 GPT2_SMALL = GPT2Config()
 WIDTHS = (4, 2, 3, 3, 5, 5, 6, 6)  # of CounterFact: median 4, a fifth above 5

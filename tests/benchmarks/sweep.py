@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from data_modules.records import EditRequest, WatchedText
 from lightning_modules.language_model.scoring import Scores, score
 from lightning_modules.language_model.tokens import Span
-from lightning_modules.rome import ROME
+from lightning_modules.methods.rome import ROME
 from tests.oracles import full_value_search, padded_perplexity, published_kernels
 
 from .shapes import counterfact_like, embedded_editor, lengths_like_me_ppl, sentences_of

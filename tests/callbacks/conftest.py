@@ -2,9 +2,8 @@ import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from callbacks.figures import HealthFigure
-
-from .runs import Run, fit, tiny_lm, watching
+from callbacks.watching.figures import HealthFigure
+from tests.callbacks.runs import Run, fit, tiny_lm, watching
 
 
 @pytest.fixture(scope="session")

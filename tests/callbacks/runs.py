@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from callbacks.collapse import CollapseStopping
-from callbacks.edit_metrics import EditMetrics
-from callbacks.ledger import EditJournal, read_journal
-from callbacks.perplexity import Perplexity
-from data_modules.editing import EditingDataModule
-from data_modules.pretraining import train_tokenizer
+from callbacks.keeping.journal import EditJournal, read_journal
+from callbacks.watching.collapse import CollapseStopping
+from callbacks.watching.edit_metrics import EditMetrics
+from callbacks.watching.perplexity import Perplexity
+from data_modules.edit_requests import EditingDataModule
+from data_modules.pretraining_windows import train_tokenizer
 from data_modules.records import EditRequest, Probe
 from lightning_modules.functional.value_search import ValueSearchOptions
-from lightning_modules.rome import ROME
+from lightning_modules.methods.rome import ROME
 
 ROMAN = (Probe("Rome is the capital of", "Italy"), Probe("Madrid is the capital of", "Spain"))
 REQUESTS = [

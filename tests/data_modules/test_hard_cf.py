@@ -4,6 +4,7 @@ import json
 import pytest
 from transformers import GPT2TokenizerFast
 
+from data_modules.forms.readers import read_requests, read_union
 from data_modules.hard_cf import (
     GPT_J_CASES,
     MODELS,
@@ -11,7 +12,6 @@ from data_modules.hard_cf import (
     begins_as_one_token,
     ends_in_first_full_stop,
 )
-from data_modules.readers import read_requests, read_union
 from data_modules.records import EditRequest
 from tests.tiny import metaspace_tokenizer, tiny_tokenizer
 
@@ -48,7 +48,7 @@ def counterfact(shared_data):
     requests = [request for file in files for request in read_requests(str(file))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "data_modules.editing.read_union",
+            "data_modules.edit_requests.read_union",
             lambda path, skip: requests if path == "counterfact" else read_union(path, skip),
         )
         yield requests

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from data_modules.embedded import FOLDER
+from data_modules.forms.tasks import TaskOptions, read_tasks
 from data_modules.records import TaskItem
-from data_modules.tasks import TaskOptions, read_tasks
 from lightning_modules.language_model.answering import choose, continuation_span, write_answers
 from lightning_modules.language_model.loading import load
 from lightning_modules.language_model.scoring import score

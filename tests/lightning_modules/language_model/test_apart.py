@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_modules.edited_weights import EditedWeights, Update
+from lightning_modules.editing.edited_weights import EditedWeights, Update
 from lightning_modules.language_model.apart import edited_apart
 from lightning_modules.language_model.layout import blocks, output_map, output_weight_name
 from lightning_modules.language_model.lower_states import LowerStates

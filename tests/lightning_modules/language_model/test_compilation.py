@@ -3,7 +3,7 @@ import torch
 
 from data_modules.records import EditRequest
 from lightning_modules.language_model.compilation import Compilation
-from lightning_modules.rome import ROME
+from lightning_modules.methods.rome import ROME
 from tests.tiny import tiny_editor, tiny_model
 
 REQUESTS = [

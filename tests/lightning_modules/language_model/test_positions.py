@@ -5,14 +5,14 @@ import torch
 from transformers import DynamicCache
 
 from data_modules.records import EditRequest
-from lightning_modules.language_model.contexts import sample_contexts
+from lightning_modules.editing.second_moments import load_second_moment
+from lightning_modules.language_model.context_sampling import sample_contexts
 from lightning_modules.language_model.loading import artefact_file, fingerprint
 from lightning_modules.language_model.positions import begin_at
 from lightning_modules.language_model.scoring import score
 from lightning_modules.language_model.tokens import target_span, text_span
 from lightning_modules.language_model.values import record_requests, search_values
-from lightning_modules.rome import ROME
-from lightning_modules.second_moments import load_second_moment
+from lightning_modules.methods.rome import ROME
 from tests.tiny import CONTEXTS, EDITED_LAYER, OPTIONS, tiny_editor, tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

@@ -11,7 +11,7 @@ from data_modules.records import EditRequest
 from lightning_modules.functional.value_search import ValueSearchOptions
 from lightning_modules.language_model.tokens import request_span
 from lightning_modules.language_model.values import alike, record_requests, search_values
-from lightning_modules.rome import ROME
+from lightning_modules.methods.rome import ROME
 from tests.oracles import full_value_search
 from tests.tiny import (
     CONTEXTS,

@@ -1,0 +1,91 @@
+"""The ledger of a run, from which its model can be rebuilt as of any edit and without any edit."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
+
+from data_modules.records import EditRequest
+from lightning_modules.editing.editor import Editor
+from lightning_modules.editing.ledger import FOLDER, Entry, cut_behind, shard_file, write_entry
+from lightning_modules.editing.replicas import Place
+
+from .run_folder import folder_of
+from .schedule import restores, watched_next
+
+
+class EditLedger(L.Callback):
+    """Keeps the updates of every edit that stands, one file per edit in ``ledger/``.
+
+    An edit is kept when its watching ends, so that a guard has judged it. ``replay.yaml`` makes
+    a model of it.
+
+    Args:
+        gigabytes: size at which the ledger ends; the run goes on without it. Low-rank updates are
+            small; a dense one is as large as its weight.
+
+    Raises:
+        ValueError: if the size is not positive.
+    """
+
+    def __init__(self, gigabytes: float = 8.0) -> None:
+        if gigabytes <= 0:
+            raise ValueError(f"gigabytes must be positive, got {gigabytes}")
+        self.room = gigabytes * 1e9
+        self.requests: Sequence[EditRequest] = ()
+        self.turn = Place()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Takes the ledger back to the edit behind which the checkpoint was made."""
+        self.folder = Path(trainer.strategy.broadcast(str(folder_of(trainer))))
+        if restores(trainer):  # each device makes edits of its own, and keeps them
+            self.turn = Place(trainer.global_rank, trainer.world_size)
+        if trainer.is_global_zero:
+            cut_behind(self.folder, trainer.global_step * self.turn.devices)
+        trainer.strategy.barrier()
+        kept = (self.folder / FOLDER).glob("*.safetensors")
+        self.room -= sum(file.stat().st_size for file in kept)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: Editor, batch: Any, batch_idx: int
+    ) -> None:
+        """Remembers what is being edited."""
+        self.requests = batch
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keeps an edit that is not watched."""
+        if not watched_next(trainer):
+            self.keep(trainer, pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Keeps an edit that was watched."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.keep(trainer, pl_module)
+
+    def keep(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Writes the edit just made, if the model holds it and there is room."""
+        before = pl_module.before.edited_cases
+        stands = pl_module.edited_cases[len(before) :]
+        writes = trainer.is_global_zero or self.turn.devices > 1
+        if not stands or self.room <= 0 or not writes:
+            return
+        edit = (trainer.global_step - 1) * self.turn.devices + self.turn.rank + 1
+        entry = Entry(
+            edit=edit,
+            before=len(before),
+            case_ids=stands,
+            fingerprint=pl_module.fingerprint,
+            weights=[update.weight for update in pl_module.applied],
+            file=shard_file(self.folder, edit),
+        )
+        write_entry(entry, self.requests, pl_module.applied)
+        self.room -= entry.file.stat().st_size
+        if self.room <= 0:
+            rank_zero_warn(
+                f"the ledger is full and ends at edit {entry.edit}: later edits cannot be made "
+                "again from it; raise the gigabytes of EditLedger"
+            )

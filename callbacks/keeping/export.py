@@ -1,0 +1,203 @@
+"""Models, changes and adapters that outlive the run."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+
+import lightning as L
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from lightning_modules.editing.edited_weights import Update
+from lightning_modules.editing.editor import Editor
+from lightning_modules.editing.ledger import FOLDER, read_ledger, standing
+from lightning_modules.jobs.pretraining import Pretraining
+from lightning_modules.language_model.layout import oriented
+
+from .run_folder import folder_of, replace_text, write_json
+
+CARD = """# A change of a language model
+
+Of `{lm}` (fingerprint {fingerprint}), by {method}: {count} edited requests, cases {cases}.
+
+`change.safetensors` holds what is to be added to each weight, as transformers stores it:
+`NAME.left` and `NAME.right`, whose product it is, or `NAME.change`.
+
+```python
+from safetensors.torch import load_file
+
+change = load_file("change.safetensors")
+for name in {{part.rpartition(".")[0] for part in change}}:
+    whole = change.get(f"{{name}}.change")
+    added = change[f"{{name}}.left"] @ change[f"{{name}}.right"] if whole is None else whole
+    lm.get_parameter(name).data += added
+```
+"""
+Pair = tuple[Tensor, Tensor]
+
+
+def checked(lm: PreTrainedModel) -> PreTrainedModel:
+    """The same model.
+
+    Raises:
+        ValueError: if it holds a weight that is not finite.
+    """
+    broken = [name for name, weight in lm.named_parameters() if not torch.isfinite(weight).all()]
+    if broken:
+        raise ValueError(
+            f"the model is not exported: {', '.join(broken)} hold NaN or infinity; undo the edit "
+            "that did it (configs/replay.yaml)"
+        )
+    return lm
+
+
+class SavePretrained(L.Callback):
+    """Saves the language model and its tokenizer in Hugging Face's form when training ends.
+
+    Args:
+        folder: where to; below the run's folder if relative.
+        dtype: of the saved weights; the model's own if null.
+    """
+
+    def __init__(self, folder: str = "lm", dtype: str | None = None) -> None:
+        self.folder = folder
+        self.dtype = dtype
+
+    def setup(self, trainer: L.Trainer, pl_module: Editor | Pretraining, stage: str) -> None:
+        """Refuses a model that is another one elsewhere.
+
+        Raises:
+            ValueError: if its texts begin at another position than 0.
+        """
+        if isinstance(pl_module, Editor) and pl_module.first_position:
+            raise ValueError(
+                f"a model cannot be exported with first_position {pl_module.first_position}, which "
+                "is nothing that its files could hold; leave SavePretrained out"
+            )
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: Editor | Pretraining) -> None:
+        """Writes ``config.json``, ``model.safetensors`` and the tokenizer's files."""
+        if trainer.is_global_zero:
+            lm = checked(pl_module.lm)
+            if self.dtype is not None:
+                lm = checked(deepcopy(lm).to(getattr(torch, self.dtype)))
+            lm.save_pretrained(folder_of(trainer) / self.folder)
+            data = trainer.datamodule  # type: ignore[attr-defined] # set by Lightning's connector
+            owner = pl_module if isinstance(pl_module, Editor) else data
+            owner.tokenizer.save_pretrained(folder_of(trainer) / self.folder)
+
+
+class SaveChange(L.Callback):
+    """Saves what the edits added to the model when they end, with a card that says how to use it.
+
+    Low-rank where the run's ledger tells that it is, else as large as the weight.
+
+    Args:
+        folder: where to; below the run's folder if relative.
+    """
+
+    def __init__(self, folder: str = "change") -> None:
+        self.folder = folder
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Writes ``change.safetensors`` and ``README.md``."""
+        if not trainer.is_global_zero:
+            return
+        lm, tensors = checked(pl_module.lm), {}
+        pairs = low_rank(folder_of(trainer), pl_module)
+        for name, original in pl_module.original.items():
+            if name in pairs:
+                left, right = pairs[name]
+                stored = oriented(lm, name, left) is left
+                tensors[f"{name}.left"] = left if stored else right.T
+                tensors[f"{name}.right"] = right if stored else left.T
+            else:
+                tensors[f"{name}.change"] = pl_module.edited.master(name) - original
+        folder = folder_of(trainer) / self.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        save(tensors, folder / "change.safetensors")
+        known = pl_module.card() | {"cases": pl_module.edited_cases}
+        replace_text(folder / "README.md", CARD.format(count=len(known["cases"]), **known))
+
+
+class SaveLoRA(L.Callback):
+    """Saves the edits as a LoRA adapter when they end, which ``peft`` adds to the unedited model.
+
+    Args:
+        folder: where to; below the run's folder if relative.
+    """
+
+    def __init__(self, folder: str = "lora") -> None:
+        self.folder = folder
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Writes ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+        Raises:
+            ValueError: if the ledger does not tell of all edits, or one was not low-rank.
+        """
+        if not trainer.is_global_zero:
+            return
+        lm, pairs = checked(pl_module.lm), low_rank(folder_of(trainer), pl_module)
+        missing = sorted(set(pl_module.original) - set(pairs))
+        if missing:
+            raise ValueError(
+                f"no LoRA adapter: the ledger of {folder_of(trainer)} has no low-rank change of "
+                f"{', '.join(missing)}; export by callbacks.keeping.export.SaveChange instead"
+            )
+        modules = {name.rpartition(".")[0]: pair for name, pair in pairs.items()}
+        ranks = {module: right.shape[0] for module, (_, right) in modules.items()}
+        config = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": pl_module.lm_name,
+            "inference_mode": True,
+            "r": max(ranks.values()),
+            "lora_alpha": max(ranks.values()),
+            "rank_pattern": ranks,
+            "alpha_pattern": ranks,
+            "target_modules": sorted(ranks),
+            "fan_in_fan_out": isinstance(lm.get_submodule(next(iter(ranks))), Conv1D),
+        }
+        tensors = {}
+        for module, (left, right) in modules.items():
+            tensors[f"base_model.model.{module}.lora_A.weight"] = right
+            tensors[f"base_model.model.{module}.lora_B.weight"] = left
+        folder = folder_of(trainer) / self.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        save(tensors, folder / "adapter_model.safetensors")
+        write_json(folder / "adapter_config.json", config)
+
+
+def low_rank(run: Path, editor: Editor) -> dict[str, Pair]:
+    """All that was added to an edited weight, ``left (out, r)`` and ``right (r, in)``, by name.
+
+    Weights with an update that was not low-rank are left out; all are, if the run's ledger does not
+    tell of exactly the edits that the model holds.
+    """
+    entries = standing(read_ledger(run)) if (run / FOLDER).exists() else []
+    if [case for entry in entries for case in entry.case_ids] != editor.edited_cases:
+        return {}
+    updates = [update for entry in entries for update in entry.updates()]
+    dense = {update.weight for update in updates if update.right is None}
+    return {
+        name: joined_factors([update for update in updates if update.weight == name])
+        for name in {update.weight for update in updates} - dense
+    }
+
+
+def joined_factors(updates: Sequence[Update]) -> Pair:
+    """One low-rank change that is the sum of several, of no higher rank than its size allows."""
+    left = torch.cat([update.left.double() for update in updates], dim=1)
+    right = torch.cat([update.right.double() for update in updates if update.right is not None])
+    if left.shape[1] > left.shape[0]:
+        left, right = torch.eye(len(left)).double(), left @ right
+    return left.float(), right.float()
+
+
+def save(tensors: dict[str, Tensor], file: Path) -> None:
+    """Writes tensors from wherever they are."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)

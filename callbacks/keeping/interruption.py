@@ -1,0 +1,55 @@
+"""A run that is asked to stop finishes its edit, writes everything, and says how to go on."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_modules.editing.editor import Editor
+
+
+class Interruption(L.Callback):
+    """Ends a fit behind the edit in flight on SIGTERM or Ctrl-C; a second Ctrl-C ends it at once.
+
+    Whichever process is told, all stop behind the same edit.
+    """
+
+    def __init__(self) -> None:
+        self.told: signal.Signals | None = None
+        self.stopped = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Listens, in the place of Lightning, which would stop amid an edit."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self.note)
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Remembers the signal."""
+        self.told = signal.Signals(number)
+        rank_zero_info(f"{self.told.name}: the edit in flight is finished first")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Makes this edit the last one; it is watched if it would have been anyway."""
+        self.stopped = trainer.strategy.reduce_boolean_decision(self.told is not None, all=False)
+        if self.stopped:
+            trainer.fit_loop.epoch_loop.max_steps = trainer.global_step
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Says how to go on."""
+        if self.stopped:
+            rank_zero_info(
+                f"Stopped behind edit {trainer.global_step}, all saved: the same command with "
+                "--ckpt_path last goes on."
+            )
+
+    @property
+    def exit_code(self) -> int:
+        """What the shell shall see of a run that was stopped: 128 and the signal's number."""
+        return 128 + (self.told or signal.SIGTERM)

@@ -1,0 +1,27 @@
+"""What comes next in a run."""
+
+import math
+
+import lightning as L
+
+
+class StandsAlone(L.Callback):
+    """Marks a callback by which every edit starts from the original model."""
+
+
+def restores(trainer: L.Trainer) -> bool:
+    """Whether every edit of this run starts from the original model."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined] # set by Lightning's connector
+    return any(isinstance(callback, StandsAlone) for callback in callbacks)
+
+
+def watched_next(trainer: L.Trainer) -> bool:
+    """Whether the model is watched between the edit just made and the next one."""
+    interval = trainer.val_check_batch or math.inf
+    due = trainer.is_last_batch if interval == math.inf else trainer.global_step % interval == 0
+    return trainer.enable_validation and (trainer.should_stop or due)
+
+
+def nothing_left(trainer: L.Trainer) -> bool:
+    """Whether a resumed run has made all edits that are asked for."""
+    return bool(trainer.ckpt_path) and trainer.global_step >= trainer.estimated_stepping_batches

@@ -1,0 +1,64 @@
+"""What the journal of a run comes to."""
+
+from typing import Any
+
+from .means import mean_intervals, mean_scores
+
+GROUPS = {"efficacy", "paraphrase", "neighborhood", "portability", "generation"}
+
+
+def numbers(record: dict[str, Any]) -> dict[str, float]:
+    """A record's figures, without its number, case and texts; tasks' ones are ``tasks/NAME``."""
+    tasks = {f"tasks/{name}": score for name, score in record.get("tasks", {}).items()}
+    return {
+        name: float(value)
+        for name, value in (record | tasks).items()
+        if isinstance(value, int | float) and name not in {"edit", "case_id"}
+    }
+
+
+def scores(record: dict[str, Any]) -> dict[str, float]:
+    """Those of a record's figures that tell how well the edit took."""
+    return {k: v for k, v in numbers(record).items() if k.split("_")[0] in GROUPS}
+
+
+def summarize(edits: list[dict[str, Any]], baseline: dict[str, float]) -> dict[str, Any]:
+    """What became of a run: edits applied, first collapse, perplexity, means of all figures.
+
+    Edits that a guard took back are named, and count for nothing else.
+    """
+    standing = [edit for edit in edits if edit["status"] != "rolled_back"]
+    watched = [edit["perplexity"] for edit in standing if "perplexity" in edit]
+    return {
+        "edits": len(edits),
+        "applied": sum(edit["status"] == "applied" for edit in edits),
+        "rolled_back": [edit["edit"] for edit in edits if edit["status"] == "rolled_back"],
+        "collapsed": sum(edit.get("collapsed", False) for edit in standing),
+        "collapsed_at": next((e["edit"] for e in standing if e.get("collapsed")), None),
+        "baseline": baseline,
+        "final_perplexity": watched[-1] if watched else None,
+        "highest_perplexity": max(watched, default=None),
+        "final_tasks": next((e["tasks"] for e in reversed(standing) if "tasks" in e), None),
+        "means": mean_scores([numbers(edit) for edit in standing]),
+        "intervals": mean_intervals([scores(edit) for edit in standing]),
+    }
+
+
+def verdict(summary: dict[str, Any]) -> str:
+    """The run in one sentence."""
+    before, highest = summary["baseline"].get("perplexity"), summary["highest_perplexity"]
+    if summary["collapsed_at"] is None:
+        refused = len(summary["rolled_back"])
+        back = f", {refused} more taken back" if refused else ""
+        return f"{summary['applied']} edits{back}, no collapse" + (
+            f": perplexity at most {highest:.4g} (unedited {before:.4g})"
+            if highest and before
+            else ""
+        )
+    limit = summary["baseline"]["collapse_limit"]
+    unedited = f" (unedited {before:.4g})" if before else ""
+    often = f" and {summary['collapsed'] - 1} more times" if summary["collapsed"] > 1 else ""
+    return (
+        f"collapsed at edit {summary['collapsed_at']}{often}: perplexity {highest:.4g} > "
+        f"{limit:.4g}{unedited}"
+    )

@@ -1,0 +1,202 @@
+"""Which single edits destroy the model, learnt from a sweep: the calibration of ``predict``."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from lightning_modules.editing.collapse_risk import IDENTITY, KIND, Feature, features_of
+from lightning_modules.editing.editor import Editor
+
+from ..keeping.run_folder import folder_of, read_journal, write_json
+from ..keeping.schedule import restores
+from ..watching.figures import publish
+from .risk_figures import risk_figure
+from .risk_judgement import judged
+
+FOLDS = 5
+SPREAD = 3.0  # of a coefficient, in log-odds per standard deviation, before any edit is seen
+FEWEST = 5  # edits of either kind: one per fold
+
+
+class Sample(NamedTuple):
+    """Single edits of a sweep, each with what was known before it and what it did.
+
+    Attributes:
+        limit: perplexity above which an edit counts as destructive.
+        names: of the features.
+        features: ``(n, features)``.
+        destroyed: ``(n,)``, whether it was.
+        known: figures that could tell it alone, each ``(n,)``, high where it is dangerous.
+    """
+
+    limit: float
+    names: list[str]
+    features: np.ndarray
+    destroyed: np.ndarray
+    known: dict[str, np.ndarray]
+
+    @property
+    def has_both(self) -> bool:
+        """Whether there are enough destructive edits and enough others to learn from."""
+        harmful = int(self.destroyed.sum())
+        return min(harmful, len(self.destroyed) - harmful) >= FEWEST
+
+
+class RiskCalibration(L.Callback):
+    """Fits the probability of collapse to a single-edit sweep, and judges it by cross-validation.
+
+    Writes ``risk_calibration.json``, which ``--model.calibration`` reads, and ``risk.png``. What
+    counts as a collapse is what the run marks so.
+
+    Args:
+        harm: multiple of the unedited model's perplexity above which an edit has harmed it; the
+            same features are judged for that too.
+
+    Raises:
+        ValueError: if the multiple is not above 1.
+    """
+
+    def __init__(self, harm: float = 2.0) -> None:
+        if harm <= 1:
+            raise ValueError(f"harm must be above 1, got {harm}")
+        self.harm = harm
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Refuses a run that could not be learnt from.
+
+        Raises:
+            ValueError: if edits do not stand alone, or are not watched one by one.
+        """
+        if not restores(trainer):
+            raise ValueError(
+                "RiskCalibration learns from edits that each start from the original model; add "
+                "callbacks.watching.restore.RestoreWeights"
+            )
+        if not trainer.enable_validation or trainer.val_check_batch != 1:
+            raise ValueError(
+                "RiskCalibration needs the perplexity after every edit: let "
+                "trainer.val_check_interval be 1, and some text be watched"
+            )
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Refuses, at the first edit that is made, a method that tells nothing before it.
+
+        Raises:
+            ValueError: if the edit's record has none of the features.
+        """
+        if pl_module.record.get("status") == "applied" and not features_of(pl_module.record):
+            raise ValueError(
+                f"{type(pl_module).__name__} has no keys from which the risk of an edit could be "
+                "told; calibrate a method that has, such as rome.yaml"
+            )
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Reads the journal, fits and draws."""
+        if not trainer.is_global_zero:
+            return
+        edits, baseline = read_journal(folder_of(trainer)), pl_module.baseline
+        limit = baseline.get("collapse_limit", math.inf)
+        sample = sample_of(edits, limit)
+        if not sample.has_both:
+            rank_zero_warn(
+                f"no risk is calibrated: of {len(sample.destroyed)} edits {sample.destroyed.sum()} "
+                f"lifted perplexity above {limit:g}, at least {FEWEST} that do and {FEWEST} that "
+                "do not are needed; make more edits, or choose another limit by "
+                "--collapse.threshold or --collapse.relative"
+            )
+            return
+        file = folder_of(trainer) / f"{KIND}.json"
+        harmed = sample_of(edits, self.harm * baseline.get("perplexity", math.inf))
+        content = calibration(pl_module.card(), sample, harmed)
+        write_json(file, content)
+        publish(trainer, risk_figure(sample.destroyed, foretold(sample), limit), "risk")
+        found = content["collapse"]["auroc"]["collapse_probability"]
+        rank_zero_info(
+            f"{sample.destroyed.sum()} of {len(sample.destroyed)} edits collapsed the model; AUROC "
+            f"of the probability {found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f}), "
+            f"cross-validated; use it by --model.calibration {file}"
+        )
+
+
+def sample_of(edits: Sequence[dict[str, Any]], limit: float) -> Sample:
+    """The watched edits of a journal that tell all features which the first of them tells.
+
+    Args:
+        edits: a sweep's journal; what failed or was not watched says nothing.
+        limit: perplexity above which an edit has destroyed the model.
+    """
+    told = [
+        (edit, features_of(edit))
+        for edit in edits
+        if edit["status"] == "applied" and "perplexity" in edit and features_of(edit)
+    ]
+    names = list(told[0][1]) if told else []
+    signs = {"denominator": -1.0, "key_cosine": -1.0}
+    return Sample(
+        limit,
+        names,
+        np.array([[features[name] for name in names] for _, features in told]),
+        np.array([edit["perplexity"] > limit for edit, _ in told], dtype=bool),
+        {
+            name: sign * np.array([edit[name] for edit, _ in told])
+            for name, sign in signs.items()
+            if told and name in told[0][0]
+        },
+    )
+
+
+def calibration(card: Mapping[str, Any], sample: Sample, harmed: Sample) -> dict[str, Any]:
+    """The content of ``risk_calibration.json``: whose it is, the fit, and how far to trust it.
+
+    Args:
+        card: of the editor.
+        sample: its edits, and which of them collapsed the model; the fit is theirs.
+        harmed: the same edits, and which of them harmed it; left out if too few did or did not.
+    """
+    judgements = {
+        kind: {"perplexity_above": edits.limit, **judged(edits.destroyed, foretold(edits))}
+        for kind, edits in (("collapse", sample), ("harm", harmed))
+        if edits.has_both
+    }
+    about = {name: card[name] for name in ("lm", *IDENTITY)}
+    return {**about, **fitted(sample), **judgements}
+
+
+def logistic() -> Pipeline:
+    """Logistic regression on standardised features.
+
+    Collapses are rare and count no more than other edits: weighting them would lift all
+    probabilities, while the free intercept keeps their mean at the share of collapses. The
+    penalty is weak: it only keeps coefficients finite where a feature separates both kinds.
+    """
+    return make_pipeline(StandardScaler(), LogisticRegression(C=SPREAD**2))
+
+
+def fitted(sample: Sample) -> dict[str, Any]:
+    """The logistic model of all edits, as :class:`Calibration` reads it."""
+    scaler, regression = logistic().fit(sample.features, sample.destroyed)
+    columns = zip(scaler.mean_, scaler.scale_, regression.coef_[0], strict=True)
+    features = [Feature(*map(float, column)) for column in columns]
+    return {
+        "features": {n: f._asdict() for n, f in zip(sample.names, features, strict=True)},
+        "intercept": float(regression.intercept_[0]),
+    }
+
+
+def foretold(sample: Sample) -> dict[str, np.ndarray]:
+    """Each edit's probability, by the model fitted without its fold, and what tells it alone."""
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    probability = cross_val_predict(
+        logistic(), sample.features, sample.destroyed, cv=folds, method="predict_proba"
+    )[:, 1]
+    return {"collapse_probability": probability, **sample.known}

@@ -1,0 +1,90 @@
+"""Notices that an edit has destroyed the model, and stops the run."""
+
+import math
+import sys
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_modules.editing.editor import Editor
+
+from ..keeping.schedule import restores
+
+
+class CollapseStopping(L.Callback):
+    """Marks an edit as a collapse and, in a sequential run, stops after it if so wanted.
+
+    A perplexity that is not finite is always a collapse. Under :class:`RestoreWeights` the next
+    edit starts from the original model, so a collapse is marked and the sweep goes on.
+
+    Args:
+        threshold: perplexity above which the model has collapsed (Butterfly Effect: 1000).
+        relative: the same as a multiple of the unedited model's perplexity; the lower limit
+            counts.
+        stop: whether a sequential run ends there; if not it edits the collapsed model on.
+
+    Raises:
+        ValueError: if a limit is not positive.
+    """
+
+    def __init__(
+        self, threshold: float = 1000.0, relative: float | None = None, stop: bool = True
+    ) -> None:
+        if threshold <= 0 or (relative is not None and relative <= 1):
+            raise ValueError(
+                f"threshold must be positive and relative above 1, got {threshold} and {relative}"
+            )
+        self.threshold = threshold
+        self.relative = relative
+        self.stop = stop
+        self.collapsed_to: float | None = None
+
+    def state_dict(self) -> dict[str, float | None]:
+        """The perplexity at which the run was stopped, if it was."""
+        return {"collapsed_to": self.collapsed_to}
+
+    def load_state_dict(self, state_dict: dict[str, float | None]) -> None:
+        """Takes it back."""
+        self.collapsed_to = state_dict["collapsed_to"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Refuses to edit a model on that has collapsed.
+
+        Raises:
+            ValueError: if a resumed run was stopped by a perplexity that is still too high.
+        """
+        if self.collapsed_to is None or not self.stop:
+            return
+        limit = self.limit(pl_module.baseline.get("perplexity", math.inf))
+        if not self.collapsed_to <= min(limit, sys.float_info.max):
+            raise ValueError(
+                f"the model collapsed at edit {trainer.global_step}, to a perplexity of "
+                f"{self.collapsed_to:.4g}, and the run ended there; to go on nevertheless, raise "
+                "--collapse.threshold, or give --collapse.stop false"
+            )
+
+    def limit(self, baseline: float) -> float:
+        """The perplexity above which a model with this baseline has collapsed."""
+        return min(self.threshold, (self.relative or math.inf) * baseline)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Judges the perplexity that was just measured; a model that is not edited is let be."""
+        if not isinstance(pl_module, Editor):
+            return
+        baseline = pl_module.baseline.get("perplexity", math.inf)
+        limit = pl_module.baseline["collapse_limit"] = self.limit(baseline)
+        if trainer.sanity_checking:
+            if baseline > self.threshold:
+                rank_zero_warn(
+                    f"the unedited model's perplexity {baseline:.4g} is above the threshold "
+                    f"{self.threshold:.4g}: every edit would count as a collapse; raise it"
+                )
+            return
+        perplexity = pl_module.record.get("perplexity")
+        if perplexity is None or trainer.state.fn != "fit":
+            return
+        collapsed = not math.isfinite(perplexity) or perplexity > limit
+        pl_module.record["collapsed"] = collapsed
+        undone = pl_module.record.get("status") == "rolled_back" or restores(trainer)
+        self.collapsed_to = perplexity if collapsed and not undone and self.stop else None
+        trainer.should_stop = trainer.should_stop or self.collapsed_to is not None

@@ -1,0 +1,90 @@
+"""How well each edit took: efficacy, paraphrase, neighborhood and portability, around it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+
+from lightning_modules.editing.editor import Editor
+from lightning_modules.editing.replicas import in_turn
+
+from ..keeping.means import mean_intervals, mean_scores
+
+
+class EditMetrics(L.Callback):
+    """Judges the requests of an edit immediately before and after it, and all under ``test``."""
+
+    def __init__(self) -> None:
+        self.efficacy = {"sum": 0.0, "edits": 0}
+        self.judged: list[list[dict[str, Any]]] = []
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: Editor, batch: Any, batch_idx: int
+    ) -> None:
+        """Scores before the edit, as ``*_before``."""
+        scores = mean_scores(pl_module.judge_all(batch))
+        pl_module.record |= {f"{name}_before": score for name, score in scores.items()}
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: Editor,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Scores after the edit; the progress bar shows the mean efficacy so far."""
+        scores = mean_scores(pl_module.judge_all(batch))
+        pl_module.record |= scores
+        if "efficacy" in scores:
+            self.efficacy["sum"] += scores["efficacy"]
+            self.efficacy["edits"] += 1
+            mean = self.efficacy["sum"] / self.efficacy["edits"]
+            pl_module.log("efficacy", mean, prog_bar=True, logger=False, batch_size=1)
+
+    def state_dict(self) -> dict[str, float]:
+        """What the mean efficacy so far is made of."""
+        return dict(self.efficacy)
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Goes on with it."""
+        self.efficacy = dict(state_dict)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Starts a new retention table."""
+        self.judged = []
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        """Adds judged edits."""
+        self.judged.append(outputs)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Logs the mean of each score over all judged edits, as ``retention/*``, and its interval.
+
+        Raises:
+            ValueError: if no request of the data belongs to an edit of the model.
+        """
+        judged = [scores for batch in in_turn(self.judged) for scores in batch]
+        if not judged:
+            raise ValueError(
+                "none of the requests is an edit of this checkpoint; give the data arguments "
+                "(path, limit, seed) that the run was made with"
+            )
+        pl_module.log("retention/edits", float(len(judged)), batch_size=1)
+        log_retained(pl_module, judged)
+
+
+def log_retained(editor: Editor, judged: Sequence[dict[str, Any]]) -> None:
+    """Logs the means of scores, as ``retention/NAME``, with their intervals.
+
+    Args:
+        editor: logs them.
+        judged: scores of each edit, all of them on every device.
+    """
+    judged = [{k: v for k, v in scores.items() if k != "case_id"} for scores in judged]
+    found = mean_scores(judged)
+    for name, (low, high) in mean_intervals(judged).items():
+        found |= {f"{name}_low": low, f"{name}_high": high}
+    editor.log_dict({f"retention/{name}": value for name, value in found.items()}, batch_size=1)

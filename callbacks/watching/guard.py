@@ -1,0 +1,225 @@
+"""Takes back the edits that would destroy the model, so that the run can go on."""
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any, Literal, TypeVar
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+from data_modules.records import EditRequest
+from lightning_modules.editing.editor import Editor
+from lightning_modules.editing.replicas import gathered
+
+from ..keeping.edit_ledger import EditLedger
+from ..keeping.means import mean_scores
+from ..keeping.progress import EditBar
+from ..keeping.run_folder import folder_of, write_cases
+from ..keeping.schedule import restores
+from .collapse import CollapseStopping
+from .downstream import Downstream
+from .perplexity import measured
+
+WINDOW = 20  # healthy perplexities whose median is the measure of the next one
+Fault = Callable[[dict[str, Any]], str]
+T = TypeVar("T")
+
+
+class CollapseGuard(L.Callback):
+    """Judges every edit before it counts, and takes back the one that harms the model.
+
+    Before an edit is watched it is refused for its denominator or its probability of collapse;
+    afterwards for a perplexity that is not finite or above a limit. A refused edit is undone: its
+    line in the journal has the perplexity it led to, the status ``rolled_back`` and the reason,
+    and the next edit meets the healthy model.
+
+    Args:
+        action: ``rollback`` goes on with the next edit; ``quarantine`` does too, and writes the
+            request to ``hard_cases.json``, which ``--data.path`` reads; ``stop`` ends the run.
+        threshold: perplexity above which an edit is refused.
+        relative: the same as a multiple of the median of the last 20 healthy perplexities; the
+            lower limit counts.
+        denominator: below it an edit is refused, whatever it does.
+        risk: probability of collapse above which an edit is refused, whatever it does; needs a
+            calibration (``papers/risk-calibration.yaml``).
+        retry: a method that makes a refused edit once more; what it makes is judged like any other.
+
+    Raises:
+        ValueError: if a limit could not be met by any edit.
+    """
+
+    def __init__(
+        self,
+        action: Literal["rollback", "quarantine", "stop"] = "rollback",
+        threshold: float = 1000.0,
+        relative: float | None = None,
+        denominator: float = 0.0,
+        risk: float = 1.0,
+        retry: Editor | None = None,
+    ) -> None:
+        if threshold <= 0 or (relative is not None and relative <= 1) or denominator < 0:
+            raise ValueError(
+                "threshold must be positive, relative above 1 and denominator not negative, got "
+                f"{threshold}, {relative} and {denominator}"
+            )
+        if not 0 < risk <= 1:
+            raise ValueError(f"risk must be a probability above 0, got {risk}")
+        self.action = action
+        self.threshold, self.relative, self.denominator = threshold, relative, denominator
+        self.risk = risk
+        self.retry = retry
+        self.retried = False
+        self.healthy: list[float] = []
+        self.refused: list[dict[str, Any]] = []
+        self.requests: Sequence[EditRequest] = ()
+        self.opened: dict[str, Any] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: Editor, stage: str) -> None:
+        """Takes its place behind all that measures, before all that keeps an edit or stops."""
+        later = (CollapseStopping, Downstream, EditLedger, Checkpoint)
+        trainer.callbacks = sorted(  # type: ignore[attr-defined] # set by Lightning's connector
+            trainer.callbacks,  # type: ignore[attr-defined] # a new list: this one is being read
+            key=lambda callback: 1 if callback is self else 2 * isinstance(callback, later),
+        )
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Gives the method of the second try the model, and what it needs of the unedited one.
+
+        Raises:
+            ValueError: if that method edits weights which the run does not.
+        """
+        if self.retry is not None:
+            self.retry.borrow(pl_module)
+            foreign = set(self.retry.edited_weights()) - set(pl_module.edited_weights())
+            if foreign:
+                raise ValueError(
+                    f"{type(self.retry).__name__}, to retry, edits {sorted(foreign)} which "
+                    f"{type(pl_module).__name__} does not; give both the same layers"
+                )
+            with pl_module.edited.unedited():
+                self.retry.prepare()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Refuses a run that does not watch every edit, or cannot tell its risk.
+
+        Raises:
+            ValueError: if there is no validation after each edit, or no calibration for a risk.
+        """
+        if not trainer.enable_validation or trainer.val_check_batch != 1:
+            raise ValueError(
+                "CollapseGuard judges each edit by the watching behind it: let "
+                "trainer.val_check_interval be 1, and some text be watched"
+            )
+        if self.risk < 1 and getattr(pl_module, "calibration", None) is None:
+            raise ValueError(
+                f"{type(pl_module).__name__} has no calibration, and tells no probability of "
+                f"collapse to compare with {self.risk:g}; give --model.calibration a file made by "
+                "papers/risk-calibration.yaml"
+            )
+        self.write(trainer)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: Editor, batch: Any, batch_idx: int
+    ) -> None:
+        """Remembers the requests and what is known of them before the edit."""
+        self.requests, self.opened, self.retried = batch, dict(pl_module.record), False
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Judges the risk of the edit."""
+        self.judge(trainer, pl_module, self.danger)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Judges what the edit did."""
+        if trainer.state.fn != "fit":
+            return
+        if trainer.sanity_checking:
+            self.healthy = [pl_module.baseline["perplexity"]]
+            return
+        self.judge(trainer, pl_module, self.harm)
+        stands = pl_module.record.get("status") == "applied"
+        own = [pl_module.record["perplexity"]] if stands else []
+        self.healthy = [*self.healthy, *of_all(trainer, own)][-WINDOW:]
+        if isinstance(trainer.progress_bar_callback, EditBar):
+            standing = [pl_module.baseline.get("perplexity")]
+            standing += own if restores(trainer) else self.healthy
+            trainer.progress_bar_callback.perplexity = standing[-1]
+
+    def danger(self, record: dict[str, Any]) -> str:
+        """What speaks against an edit before it is watched; empty if nothing does."""
+        found, risk = record.get("denominator", math.inf), record.get("collapse_probability", 0.0)
+        if risk > self.risk:
+            return f"probability of collapse {risk:.2g} > {self.risk:g}"
+        return f"denominator {found:.3g} < {self.denominator:g}" * (found < self.denominator)
+
+    def harm(self, record: dict[str, Any]) -> str:
+        """What speaks against an edit that was watched; empty if nothing does."""
+        found, limit = record["perplexity"], self.threshold
+        if self.relative is not None and self.healthy:
+            limit = min(limit, self.relative * median(self.healthy))
+        healthy = math.isfinite(found) and found <= limit
+        return "" if healthy else f"perplexity {found:.4g} > {limit:.4g}"
+
+    def judge(self, trainer: L.Trainer, editor: Editor, fault: Fault) -> None:
+        """Takes back an edit with a fault; every device remembers those of all devices."""
+        reason = fault(editor.record) if editor.record.get("status") == "applied" else ""
+        stands = not reason or self.made_otherwise(trainer, editor, fault, reason)
+        refused = of_all(trainer, [] if stands else self.requests)
+        if refused:
+            self.refused += [request.as_counterfact() for request in refused]
+            self.write(trainer)
+            trainer.should_stop = trainer.should_stop or self.action == "stop"
+
+    def made_otherwise(self, trainer: L.Trainer, editor: Editor, fault: Fault, reason: str) -> bool:
+        """Undoes an edit; whether another method, if there is one, makes it without the fault."""
+        refused = editor.record
+        editor.undo()
+        editor.sweep = None  # what it knows of this edit is no longer so
+        if self.retry is not None and not self.retried:
+            self.retried = True
+            editor.record = self.try_again(self.retry, editor)
+            if "perplexity" in refused:
+                editor.record |= measured(trainer, editor)
+            made = editor.record["status"] == "applied"
+            again = fault(editor.record) if made else editor.record["reason"]
+            name = type(self.retry).__name__
+            if not again:
+                editor.record["reason"] = f"made by {name}; {refused['method']}: {reason}"
+                return True
+            editor.undo()
+            reason += f"; {name}: {again}"
+        editor.record = refused | {"status": "rolled_back", "reason": reason}
+        return False
+
+    def try_again(self, method: Editor, editor: Editor) -> dict[str, Any]:
+        """Makes the edit by another method, as one of the run's own; its record."""
+        method.record = dict(self.opened)
+        method.history, method.edited_cases = dict(editor.history), list(editor.edited_cases)
+        with torch.inference_mode(False), torch.enable_grad():  # a validation may be going on
+            method.make_edit(self.requests)
+            scores = mean_scores(editor.judge_all(self.requests))
+        editor.history, editor.edited_cases = method.history, method.edited_cases
+        editor.applied = method.applied
+        return method.record | scores
+
+    def write(self, trainer: L.Trainer) -> None:
+        """Writes the requests refused so far, in CounterFact's form."""
+        if self.action == "quarantine" and trainer.is_global_zero:
+            write_cases(folder_of(trainer), self.refused)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The healthy perplexities and the refused requests."""
+        return {"healthy": list(self.healthy), "refused": list(self.refused)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on with them."""
+        self.healthy, self.refused = state_dict["healthy"], state_dict["refused"]
+
+
+def of_all(trainer: L.Trainer, own: Sequence[T]) -> list[T]:
+    """The same of all edits made at once, in order: one on each device in a sweep, else this."""
+    parts = gathered(own) if restores(trainer) else [own]
+    return [item for part in parts for item in part]

@@ -1,0 +1,80 @@
+"""Perplexity of watched text, after every edit."""
+
+from itertools import islice
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_modules.editing.editor import Editor
+
+from .measures import perplexities
+
+
+class CorpusPerplexity(Metric):
+    """Gathers each text's NLL and length, over batches; every device is told all that count."""
+
+    nll: list[Tensor]
+    length: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__(sync_on_compute=False)
+        self.add_state("nll", default=[], dist_reduce_fx="cat")
+        self.add_state("length", default=[], dist_reduce_fx="cat")
+
+    def update(self, nll: Tensor, length: Tensor) -> None:
+        """Adds texts: their mean NLL per token and their number of scored tokens, ``(n,)``."""
+        self.nll.append(nll)
+        self.length.append(length)
+
+    def compute(self) -> dict[str, float]:
+        """``perplexity``, ``log_perplexity`` and ``perplexity_pooled``."""
+        parts = [p if isinstance(p, Tensor) else torch.cat(p) for p in (self.nll, self.length)]
+        found = perplexities(*parts)
+        return {
+            "perplexity": found.mean,
+            "log_perplexity": found.log_mean,
+            "perplexity_pooled": found.pooled,
+        }
+
+
+class Perplexity(L.Callback):
+    """Measures perplexity in every validation; the one before the first edit is the baseline."""
+
+    def __init__(self) -> None:
+        self.metric = CorpusPerplexity()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Forgets the previous measurement."""
+        self.metric.reset()
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        """Adds a batch of scored texts."""
+        self.metric.update(outputs.nll, outputs.length)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Completes the edit's record, or the baseline."""
+        found = self.metric.compute()
+        if trainer.sanity_checking:
+            pl_module.baseline |= found
+        else:
+            pl_module.record |= found
+        fitting = trainer.state.fn == "fit"
+        for name, value in found.items():
+            shown = fitting and name == "perplexity"
+            logged = False if fitting else None  # in a fit the journal logs, on the axis of edits
+            pl_module.log(name, value, prog_bar=shown, logger=logged, batch_size=1)
+
+
+def measured(trainer: L.Trainer, editor: Editor) -> dict[str, float]:
+    """Perplexity of the watched text on the model as it is now, within or behind a validation."""
+    metric = CorpusPerplexity()
+    loader: Any = trainer.val_dataloaders
+    for batch in islice(loader, int(trainer.num_val_batches[0])):
+        scores = editor.watch(batch)
+        metric.update(scores.nll, scores.length)
+    return metric.compute()

@@ -1,0 +1,98 @@
+"""A command line that answers a mistake with one sentence, which names the nearest right word."""
+
+import inspect
+import os
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from . import configs
+
+UNKNOWN = (
+    r"unrecognized arguments: -*(?P<word>[\w.+-]+)",
+    r"does not accept option '(?P<word>[\w.]+)'",
+    r"invalid choice: '(?P<word>[\w-]+)' \(choose from (?P<known>.*)\)",
+    r"class_path '(?P<path>[\w.]+)':\s+Option '(?P<word>[\w.]+)' is not accepted",
+    r"class_path '(?P<path>[\w.]+)':\s+module '[\w.]+' has no attribute '(?P<word>\w+)'",
+    r"File does not exist: '(?P<file>.*)'",
+)
+REFUSED = (
+    r'Parser key "(?P<key>[\w.]+)":(?P<why>(?:(?!Parser key).)*?)'
+    r"(?:Given|Got) value: (?P<value>[^\n]*)"
+)
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser, whose errors are a sentence; KEEL_TRACE=1 shows them in full."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Ends the program with the sentence."""
+        asked = getattr(ex, "subcommand_parser", None) or self
+        options = re.findall(r"--([\w.]+)", asked.format_usage())
+        sentence = None if os.environ.get("KEEL_TRACE") else explained(message, options)
+        if sentence is None:
+            super().error(message, ex)
+        self.exit(2, f"error: {sentence}\n(KEEL_TRACE=1 shows more)\n")
+
+
+def said_of(error: Exception) -> str:
+    """What a class said of its arguments, without jsonargparse's account of all types it tried."""
+    sentences = re.findall(r"^ +- (.+)", str(error), re.M)
+    return sentences[0] if "Does not validate against" in str(error) and sentences else str(error)
+
+
+def explained(message: str, options: Iterable[str]) -> str | None:
+    """The parser's message in one sentence; None if it is of no known kind.
+
+    Args:
+        message: as jsonargparse has it.
+        options: that there are, without those of classes.
+    """
+    found = next(filter(None, (re.search(p, message, re.S) for p in UNKNOWN)), None)
+    if found is None:
+        return refused(message)
+    parts = found.groupdict()
+    if "file" in parts:
+        name = Path(parts["file"]).name
+        return f"there is no config {name!r}" + nearest(name, configs.names())
+    word = parts["word"]
+    if "known" in parts:
+        return f"there is no command {word!r}" + nearest(
+            word, re.findall(r"[\w-]+", parts["known"])
+        )
+    if "path" not in parts:
+        return f"there is no option {word!r}" + nearest(word, options)
+    module, _, name = parts["path"].rpartition(".")
+    if word == name:
+        return f"{module} has no class {word!r}" + nearest(word, dir(import_module(module)))
+    return f"{name} has no option {word!r}" + nearest(
+        word, constructor(getattr(import_module(module), name))
+    )
+
+
+def refused(message: str) -> str | None:
+    """Which value is not of the option's type."""
+    found = re.findall(REFUSED, message, re.S)
+    if not found:
+        return None
+    key, why, value = found[-1]
+    kinds = re.findall(r"Expected an? <class '(\w+)'>", why)
+    expected = " or ".join("null" if kind == "NoneType" else kind for kind in dict.fromkeys(kinds))
+    return f"{key} must be {expected}, got {value}" if expected not in ("", "null") else None
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``; do you mean ...?`` with the known word most like this one; nothing if none is."""
+    likely = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; do you mean {likely[0]!r}?" if likely else ""
+
+
+def constructor(kind: type) -> list[str]:
+    """Arguments of a class and of those it inherits from."""
+    parameters = (inspect.signature(parent).parameters for parent in kind.__mro__[:-1])
+    return [name for names in parameters for name in names if name not in ("self", "options")]

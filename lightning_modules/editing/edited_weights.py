@@ -1,0 +1,105 @@
+"""The weights that a method may change: their originals, masters, and the changes themselves."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..language_model.layout import oriented
+
+
+class Update(NamedTuple):
+    """A change of one weight, seen as ``(out, in)``: ``left @ right``.
+
+    Attributes:
+        weight: the parameter's full name.
+        left: ``(out, r)``; or the whole change ``(out, in)`` if ``right`` is None.
+        right: ``(r, in)``.
+    """
+
+    weight: str
+    left: Tensor
+    right: Tensor | None = None
+
+    def dense(self) -> Tensor:
+        """The change itself, ``(out, in)``; the same bits however the factors lie in memory."""
+        if self.right is None:
+            return self.left
+        return self.left.contiguous() @ self.right.contiguous()
+
+
+class EditedWeights:
+    """The parameters under edit; those of a half-precision model have float32 masters.
+
+    Changes add up in the master, and the model holds the master rounded to its own precision, so
+    that edits too small for it are not lost one by one.
+
+    Args:
+        lm: the model, unedited.
+        names: of the parameters that may change.
+    """
+
+    def __init__(self, lm: PreTrainedModel, names: Sequence[str]) -> None:
+        self.lm = lm
+        self.original = {name: lm.get_parameter(name).detach().float().clone() for name in names}
+        self._masters: dict[str, Tensor] = {}
+
+    def master(self, name: str) -> Tensor:
+        """The float32 values of a weight; the parameter itself if that is float32."""
+        weight = self.lm.get_parameter(name)
+        if weight.dtype == torch.float32:
+            return weight
+        if name not in self._masters:
+            self._masters[name] = weight.detach().float()
+        return self._masters[name]
+
+    @torch.no_grad()
+    def apply(self, update: Update) -> None:
+        """Adds an update to its weight.
+
+        Raises:
+            FloatingPointError: if the update is not finite.
+        """
+        change = update.dense()
+        if not torch.isfinite(change).all():
+            raise FloatingPointError(f"the update of {update.weight} is not finite")
+        master = self.master(update.weight)
+        view = oriented(self.lm, update.weight, master)
+        view += change.to(view)
+        self.lm.get_parameter(update.weight).copy_(master)
+
+    def masters(self) -> dict[str, Tensor]:
+        """Every master, by name."""
+        return {name: self.master(name) for name in self.original}
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of every master, by name."""
+        return {name: master.clone() for name, master in self.masters().items()}
+
+    @torch.no_grad()
+    def assign(self, weights: dict[str, Tensor]) -> None:
+        """Overwrites weights and their masters, by name."""
+        for name, value in weights.items():
+            self.master(name).copy_(value)
+            self.lm.get_parameter(name).copy_(value)
+
+    @contextmanager
+    def unedited(self) -> Iterator[None]:
+        """Inside, every weight has its original value."""
+        edited = self.snapshot()
+        self.assign(self.original)
+        try:
+            yield
+        finally:
+            self.assign(edited)
+
+    @torch.no_grad()
+    def distance(self, weights: dict[str, Tensor]) -> float:
+        """Frobenius norm of the change since a snapshot, over all weights."""
+        changes = [
+            (self.master(name) - old).double().square().sum() for name, old in weights.items()
+        ]
+        return float(torch.stack(changes).sum().sqrt())

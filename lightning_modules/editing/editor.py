@@ -1,0 +1,250 @@
+"""The Editor: applies a method's updates to a language model, one edit after another."""
+
+import time
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from data_modules.records import EditRequest, WatchedText
+
+from ..language_model.layout import layer_of, oriented
+from ..language_model.scoring import Scores
+from .edited_weights import EditedWeights, Update
+from .replicas import Place, Replicas
+from .sweep import Made, Sweep
+from .transforms import UpdateTransform
+from .watched import WatchedModel
+
+
+class State(NamedTuple):
+    """What an edit changes, and an undo brings back."""
+
+    weights: dict[str, Tensor]
+    history: dict[str, Tensor]
+    edited_cases: list[int]
+
+
+class Editor(WatchedModel):
+    """A language model under edit: one batch of requests is one edit is one optimizer step.
+
+    A method overrides :meth:`edit` and :meth:`edited_weights`; all else is written once, here.
+    The updates of the edit in flight are in ``applied``. What a method remembers of past edits it
+    keeps in ``history``, whose tensors it replaces and never changes in place: they are undone and
+    saved with the weights. ``remedy`` is the command to try if the model collapses.
+
+    Args:
+        transform: what is done to every update before it is applied.
+    """
+
+    remedy = ""
+    keeps_moments = False
+
+    def __init__(self, transform: UpdateTransform | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.automatic_optimization = False
+        self.strict_loading = False
+        self.transform = transform
+        self.applied: list[Update] = []
+        self.history: dict[str, Tensor] = {}
+        self.sweep: Sweep | None = None
+
+    @abstractmethod
+    def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
+        """Changes that make the model answer the requests; each is applied before the next.
+
+        Figures worth keeping go to ``self.record``. A FloatingPointError marks the edit failed.
+        """
+
+    @abstractmethod
+    def edited_weights(self) -> list[str]:
+        """Names of the parameters that the method may change."""
+
+    def setup(self, stage: str) -> None:
+        """Takes a place among the devices that make the same edits.
+
+        Raises:
+            ValueError: if there are several and they would not leave the model as it is.
+        """
+        if self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, Replicas):
+            raise ValueError("editing on several devices needs --trainer.strategy replicas")
+        together = stage in ("fit", "validate")
+        everyone = Place(self.trainer.global_rank, self.trainer.world_size)
+        self.share = everyone if together else Place()
+
+    def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Takes a model as the one to edit, and keeps the original of every edited weight."""
+        super().attach(lm, tokenizer)
+        self.edited = EditedWeights(lm, self.edited_weights())
+        self.begin()
+
+    def borrow(self, owner: "Editor") -> None:
+        """Takes the model that another editor edits, with its masters and originals."""
+        self.lm, self.tokenizer, self.fingerprint = owner.lm, owner.tokenizer, owner.fingerprint
+        self.lm_name, self.asked, self.edited = owner.lm_name, owner.asked, owner.edited
+        self.share = owner.share
+        self.to(owner.device)
+
+    def lowest_layer(self) -> int:
+        """The lowest layer with a weight that may change."""
+        return min(layer_of(self.lm, name) for name in self.edited_weights())
+
+    @property
+    def original(self) -> dict[str, Tensor]:
+        """The edited weights before any edit, float32, by name."""
+        return self.edited.original
+
+    def on_fit_start(self) -> None:
+        """Makes what edits need, from the unedited model where a run is resumed too."""
+        with self.edited.unedited():
+            self.prepare()
+
+    def on_predict_start(self) -> None:
+        """Does so too."""
+        self.on_fit_start()
+
+    def prepare(self) -> None:
+        """Makes what edits need and only has to be made once, from the unedited model."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """SGD over the edited weights; its steps count the edits."""
+        weights = [self.lm.get_parameter(name) for name in self.edited_weights()]
+        return torch.optim.SGD(weights, lr=1.0)
+
+    def training_step(self, batch: Sequence[EditRequest], batch_idx: int) -> None:
+        """Makes one edit, or repeats the one made ahead, and counts it.
+
+        Raises:
+            DriftError: if another device has not come to the same weights.
+        """
+        made = self.sweep.find(batch) if self.sweep is not None else None
+        if made:
+            self.remake(made)
+        elif batch:  # empty where another device makes the last edit of a sweep
+            self.make_edit(batch)
+        self.share.require_same(self.edited.masters() | self.history)
+        self.optimizers().step()  # type: ignore[union-attr] # a single optimizer
+
+    def make_edit(self, requests: Sequence[EditRequest]) -> None:
+        """Edits the model; a failed edit leaves it as it was and is marked in ``record``."""
+        started = time.perf_counter()
+        self.begin()
+        self.record.pop("reason", None)
+        self.record |= {"status": "applied", "method": type(self).__name__}
+        try:
+            for update in self.edit(requests):
+                self.apply_update(update)
+        except FloatingPointError as error:
+            self.undo()
+            self.record |= {"status": "failed", "reason": str(error)}
+        except BaseException:
+            self.undo()
+            raise
+        else:
+            self.edited_cases += [request.case_id for request in requests]
+        self.record["update_norm"] = self.edited.distance(self.before.weights)
+        self.record["seconds_edit"] = time.perf_counter() - started
+
+    def begin(self) -> None:
+        """Keeps what :meth:`undo` brings back."""
+        self.before = State(self.edited.snapshot(), dict(self.history), list(self.edited_cases))
+        self.applied = []
+
+    def make_ahead(self, batches: Sequence[Sequence[EditRequest]]) -> None:
+        """Makes coming edits, each from the model as it is, which is left so, into ``sweep``."""
+        started = time.perf_counter()
+        self.look_ahead(batches)
+        record, made = self.record, []
+        for requests in batches:
+            self.record = {}
+            self.make_edit(requests)
+            made.append(Made(requests, list(self.applied), dict(self.history), self.record))
+            self.undo()
+        self.record, self.sweep = record, Sweep(self.edited, made)
+        for edit in made:
+            edit.record["seconds_edit"] = (time.perf_counter() - started) / len(made)
+
+    def look_ahead(self, batches: Sequence[Sequence[EditRequest]]) -> None:
+        """Takes the chance to work on coming edits, each made apart from the others, at once."""
+
+    def remake(self, made: Made) -> None:
+        """Repeats an edit that was made ahead."""
+        self.begin()
+        for update in made.updates:
+            self.edited.apply(update)
+        self.applied, self.history = list(made.updates), dict(made.history)
+        if made.record["status"] == "applied":
+            self.edited_cases += [request.case_id for request in made.requests]
+        self.record |= made.record
+
+    def validation_step(self, batch: WatchedText, batch_idx: int) -> Scores:
+        """Scores of watched texts, those of a sweep being known together."""
+        known = self.sweep.watch(batch, self.watch) if self.sweep is not None else None
+        return self.watch(batch) if known is None else known
+
+    def apply_update(self, update: Update) -> None:
+        """Adds an update to its weight, transformed if so configured.
+
+        Raises:
+            FloatingPointError: if the update is not finite.
+        """
+        if self.transform is not None:
+            name = update.weight
+            now, original = (
+                oriented(self.lm, name, weight).to(self.device)
+                for weight in (self.edited.master(name), self.original[name])
+            )
+            update = self.transform(update, now, original, self.history)
+        self.edited.apply(update)
+        self.applied.append(update)
+
+    def undo(self) -> None:
+        """Takes the last edit back: weights, history, and the list of edited cases."""
+        self.edited.assign(self.before.weights)
+        self.history, self.applied = dict(self.before.history), []
+        self.edited_cases = list(self.before.edited_cases)
+
+    def restore(self) -> None:
+        """Gives every edited weight its original value and forgets all edits."""
+        self.edited.assign(self.original)
+        self.history, self.edited_cases = {}, []
+        if self.sweep:
+            self.sweep.current = None
+
+    def needs(self) -> dict[str, str]:
+        """What the method needs beside the model, and whether it is there, in words."""
+        return {}
+
+    def card(self) -> dict[str, Any]:
+        """Adds which weights are edited."""
+        return super().card() | {"weights": self.edited_weights()}
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The edited weights alone, float32."""
+        return {f"lm.{name}": self.edited.master(name) for name in self.original}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds which cases the weights hold, the history, and what the unedited model scored."""
+        checkpoint |= {"history": dict(self.history), "edited_cases": list(self.edited_cases)}
+        checkpoint["baseline"] = dict(self.baseline)
+        checkpoint["fingerprint"] = self.fingerprint
+        checkpoint.pop("hyper_parameters", None)  # else they would overrule the command line
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses edits of another model.
+
+        Raises:
+            ValueError: if the checkpoint's weights belong to another model.
+        """
+        if checkpoint.get("fingerprint") != self.fingerprint:
+            raise ValueError(
+                f"the checkpoint holds edits of another model than {self.lm_name!r}; name the "
+                "model it was made with by --model.lm"
+            )
+        self.edited.assign({n: checkpoint["state_dict"][f"lm.{n}"] for n in self.original})
+        self.history = {name: t.to(self.device) for name, t in checkpoint["history"].items()}
+        self.edited_cases = list(checkpoint["edited_cases"])
+        self.baseline = dict(checkpoint["baseline"])

@@ -1,0 +1,81 @@
+"""What an editor has understood of a model, said before any work."""
+
+from data_modules.records import EditRequest
+
+from ..language_model.layout import blocks, oriented
+from ..language_model.tokens import request_span
+from .editor import Editor
+
+GIB = 2**30
+
+
+def model_card(editor: Editor, request: EditRequest) -> dict[str, str]:
+    """Model, tokenizer, weights under edit, an example's tokens, needs and memory; in words.
+
+    Args:
+        editor: holds the model.
+        request: the example.
+    """
+    weights = {
+        f"edits {number}": _weight(editor, name)
+        for number, name in enumerate(editor.edited_weights(), 1)
+    }
+    return {
+        "method": type(editor).__name__,
+        "model": _model(editor),
+        "tokenizer": _tokenizer(editor),
+        **weights,
+        **_example(editor, request),
+        **editor.needs(),
+        "memory": _memory(editor),
+    }
+
+
+def _model(editor: Editor) -> str:
+    lm = editor.lm
+    count = sum(parameter.numel() for parameter in lm.parameters())
+    return (
+        f"{editor.lm_name}, of the family {lm.config.model_type}: {len(blocks(lm))} layers, "
+        f"{count / 1e6:,.1f} million parameters, {lm.dtype} on {lm.device}"
+    )
+
+
+def _tokenizer(editor: Editor) -> str:
+    whole, bare = (
+        editor.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False)
+    )
+    first = editor.tokenizer.convert_ids_to_tokens(whole[: len(whole) - len(bare)])
+    begins = f"puts {' '.join(first)} before a text" if first else "puts nothing before a text"
+    return f"{len(editor.tokenizer):,} tokens, {begins}"
+
+
+def _weight(editor: Editor, name: str) -> str:
+    out, width = oriented(editor.lm, name).shape
+    stored = tuple(editor.lm.get_parameter(name).shape)
+    return f"{name}: {width} in, {out} out, stored as {stored}"
+
+
+def _example(editor: Editor, request: EditRequest) -> dict[str, str]:
+    span = request_span(editor.tokenizer, request.prompt, request.subject, request.target_new)
+    tokens = editor.tokenizer.convert_ids_to_tokens(span.tokens)
+    places = range(span.start, len(tokens))
+    return {
+        "example": f"{request.text} → {request.target_new}",
+        "tokens": " ".join(f"{place}:{token}" for place, token in enumerate(tokens)),
+        "subject's last token": f"{span.subject}:{tokens[span.subject]}",
+        "target's tokens": " ".join(f"{place}:{tokens[place]}" for place in places),
+    }
+
+
+def _memory(editor: Editor) -> str:
+    lm = editor.lm
+    model = sum(p.numel() * p.element_size() for p in lm.parameters())
+    under_edit = [oriented(lm, name) for name in editor.edited_weights()]
+    copies = 4 if lm.dtype.itemsize < 4 else 3  # original, before the edit, the change; master
+    edited = sum(4 * copies * weight.numel() for weight in under_edit)
+    moments = sum(8 * weight.shape[1] ** 2 for weight in under_edit) * editor.keeps_moments
+    return (
+        f"model {model / GIB:.2f} GiB, copies of edited weights {edited / GIB:.2f} GiB, second "
+        f"moments {moments / GIB:.2f} GiB, hidden states of watched text at most "
+        f"{editor.watch_memory:g} GiB, and the activations of a pass"
+    )

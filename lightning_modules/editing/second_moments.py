@@ -1,0 +1,135 @@
+"""The file of a model's second moments: where it lies, what it says of itself, when it is refused.
+
+One entry per layer: the packed moment, and in the metadata, as JSON, how it was estimated.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..functional.second_moment import unpack
+from ..language_model.loading import artefact_file
+
+KIND = "key_statistics"
+
+
+def load_second_moment(path: str | None, lm_name: str, model: str, layer: int) -> Tensor:
+    """The mean of ``k kᵀ`` over the corpus, ``(f, f)``, float32.
+
+    Args:
+        path: the file, if the user named one.
+        lm_name: the model's name.
+        model: the model's fingerprint.
+        layer: whose keys.
+
+    Raises:
+        FileNotFoundError: if there is no file of statistics.
+        ValueError: if it is damaged, of another model, lacks the layer, or counts fewer tokens
+            than a key is wide, which leaves the moment singular.
+    """
+    file = artefact_file(KIND, path, lm_name, model)
+    first = model.rpartition("-first-position-")[2] if "-" in model else "0"
+    command = (
+        "python train.py test --config key-statistics.yaml "
+        f"--model.lm {lm_name} --model.layers [{layer}]"
+        + (f" --model.first_position {first}" if first != "0" else "")
+    )
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"no key statistics of {lm_name!r} at {file}; make them with: {command}, or "
+            "leave them out by --model.second_moment identity"
+        )
+    try:
+        triangle, about = _entry(file, lm_name, model, layer)
+        moment = unpack(triangle)
+        require_tokens(int(about["tokens"]), len(moment), f"{file}, layer {layer}")
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}); delete it, then run: {command}") from error
+    except ValueError as error:
+        raise ValueError(f"{error}; compute it anew with: {command}") from error
+    return moment
+
+
+def _entry(file: Path, lm_name: str, model: str, layer: int) -> tuple[Tensor, dict[str, Any]]:
+    """A layer's packed moment and how it was estimated.
+
+    Raises:
+        ValueError: if the file is of another model, lacks the layer, or its numbers have changed.
+    """
+    name = f"layer.{layer}"
+    with safe_open(file, "pt") as stored:
+        facts = stored.metadata() or {}
+        if facts.get("fingerprint") != model:
+            raise ValueError(
+                f"{file} holds key statistics of {facts.get('lm', 'no model')!r} with other "
+                f"weights than those of {lm_name!r}"
+            )
+        if name not in stored.keys():  # noqa: SIM118 - not a mapping
+            raise ValueError(f"{file} has no layer {layer}, but {', '.join(stored.keys())}")
+        triangle = stored.get_tensor(name)
+    about = {"tokens": facts.get("tokens"), **json.loads(facts.get(name, "{}"))}
+    if about.get("checksum", checksum(triangle)) != checksum(triangle):
+        raise ValueError(f"layer {layer} in {file} is damaged: its checksum does not match")
+    return triangle, about
+
+
+def save_second_moments(
+    file: Path, lm_name: str, model: str, moments: Mapping[int, Tensor], about: Mapping[int, dict]
+) -> None:
+    """Writes packed moments by layer, all or nothing; other layers of the file stay in it.
+
+    Args:
+        file: in an existing folder.
+        lm_name: the model's name.
+        model: the model's fingerprint.
+        moments: the means of ``k kᵀ``, packed.
+        about: how each was estimated, its ``tokens`` at least.
+    """
+    tensors, facts = _kept(file, model)
+    for layer, triangle in moments.items():
+        tensors[f"layer.{layer}"] = triangle
+        facts[f"layer.{layer}"] = json.dumps(about[layer] | {"checksum": checksum(triangle)})
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        save_file(tensors, partial, facts | {"fingerprint": model, "lm": lm_name})
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def require_tokens(tokens: int, width: int, what: str) -> None:
+    """Refuses a moment that is singular for want of tokens.
+
+    Raises:
+        ValueError: if there are fewer tokens than a key is wide.
+    """
+    if tokens < width:
+        raise ValueError(
+            f"{what}: {tokens} tokens are too few for keys of width {width}, whose second moment "
+            f"they leave singular; a few times {width} are enough (--model.tokens)"
+        )
+
+
+def checksum(triangle: Tensor) -> str:
+    """A hash of the packed numbers."""
+    return hashlib.blake2b(triangle.numpy().tobytes(), digest_size=8).hexdigest()
+
+
+def _kept(file: Path, model: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What a file holds of the same model; nothing if it is damaged or of another one."""
+    if not file.is_file():
+        return {}, {}
+    try:
+        with safe_open(file, "pt") as stored:
+            facts = stored.metadata() or {}
+            if facts.get("fingerprint") == model:
+                return {name: stored.get_tensor(name) for name in stored.keys()}, facts  # noqa: SIM118
+    except SafetensorError:
+        pass
+    return {}, {}

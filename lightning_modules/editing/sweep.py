@@ -1,0 +1,95 @@
+"""Edits that each start from the original model, watched together: a single-edit sweep, faster."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data_modules.records import EditRequest, WatchedText
+
+from ..language_model.apart import edited_apart
+from ..language_model.scoring import Scores
+from .edited_weights import EditedWeights, Update
+
+
+class Made(NamedTuple):
+    """An edit that was made from the original model and taken back.
+
+    Attributes:
+        requests: whose edit it is.
+        updates: as they were applied; none if it failed.
+        history: what the method remembers after it.
+        record: its figures.
+    """
+
+    requests: Sequence[EditRequest]
+    updates: list[Update]
+    history: dict[str, Tensor]
+    record: dict[str, Any]
+
+
+class Sweep:
+    """Single edits whose effect on a text is seen in one pass.
+
+    The pass gives every edit its own copy of the text and adds the edit's low-rank term to what
+    the unedited weights give, which are not touched.
+
+    Args:
+        edited: the weights under edit.
+        made: the edits.
+    """
+
+    def __init__(self, edited: EditedWeights, made: Sequence[Made]) -> None:
+        self.edited = edited
+        self.made = made
+        self.current: int | None = None
+        self.low_rank = all(update.right is not None for edit in made for update in edit.updates)
+        self.watched: dict[tuple[int, ...], list[Scores]] = {}
+
+    def find(self, requests: Sequence[EditRequest]) -> Made | None:
+        """The edit of these requests, which is then the current one, if it is among them."""
+        numbers = [n for n, made in enumerate(self.made) if made.requests == requests]
+        self.current = numbers[0] if numbers else None
+        return self.made[numbers[0]] if numbers else None
+
+    def watch(
+        self, batch: WatchedText, watch: Callable[[WatchedText, int], Scores]
+    ) -> Scores | None:
+        """Scores of watched text under the current edit; None without one, or one not low-rank.
+
+        Args:
+            batch: the text.
+            watch: scores so many copies of it.
+        """
+        if self.current is None or not self.low_rank:
+            return None
+        key = tuple(batch.indices)
+        if key not in self.watched:
+            with self.edited.unedited(), edited_apart(self.edited.lm, self._terms()):
+                scores = watch(batch, len(self.made))
+            parts = zip(*(part.chunk(len(self.made)) for part in scores), strict=True)
+            self.watched[key] = [Scores(*part) for part in parts]
+        return self.watched[key][self.current]
+
+    def _terms(self) -> dict[str, Sequence[tuple[Tensor, Tensor]]]:
+        """Per weight, each edit's ``left (out, r)`` and ``right (r, in)``, padded to one rank."""
+        terms: dict[str, Sequence[tuple[Tensor, Tensor]]] = {}
+        for name in {update.weight for made in self.made for update in made.updates}:
+            pairs = [_joined([u for u in made.updates if u.weight == name]) for made in self.made]
+            rank = max(len(pair[1]) for pair in pairs if pair)
+            like = next(pair for pair in pairs if pair)
+            terms[name] = [_padded(pair or (like[0][:, :0], like[1][:0]), rank) for pair in pairs]
+        return terms
+
+
+def _joined(updates: list[Update]) -> tuple[Tensor, Tensor] | None:
+    """Several changes of one weight as one pair."""
+    rights = [update.right for update in updates if update.right is not None]
+    return (torch.cat([u.left for u in updates], 1), torch.cat(rights)) if updates else None
+
+
+def _padded(pair: tuple[Tensor, Tensor], rank: int) -> tuple[Tensor, Tensor]:
+    missing = rank - len(pair[1])
+    return F.pad(pair[0], (0, missing)), F.pad(pair[1], (0, 0, 0, missing))

@@ -1,0 +1,78 @@
+"""What may be done to any method's update before it is applied; chosen in YAML."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from ..functional.update_transforms import prune, rect, sphere
+from .edited_weights import Update
+
+
+class UpdateTransform(ABC):
+    """Replaces an update by another one of the same weight."""
+
+    @abstractmethod
+    def __call__(
+        self, update: Update, weight: Tensor, original: Tensor, history: dict[str, Tensor]
+    ) -> Update:
+        """The update to apply instead.
+
+        Args:
+            update: as the method yielded it.
+            weight: ``(out, in)``, as it is now.
+            original: ``(out, in)``, before any edit.
+            history: what is remembered of past edits; entries are replaced, never changed.
+        """
+
+
+class RECT(UpdateTransform):
+    """RECT (Gu et al. 2024): only the entries that change most relative to the weight.
+
+    Args:
+        keep: share of entries kept.
+    """
+
+    def __init__(self, keep: float = 0.4) -> None:
+        self.keep = keep
+
+    def __call__(
+        self, update: Update, weight: Tensor, original: Tensor, history: dict[str, Tensor]
+    ) -> Update:
+        """The update's largest entries relative to the present weight."""
+        return Update(update.weight, rect(update.dense().to(weight), weight, self.keep))
+
+
+class PRUNE(UpdateTransform):
+    """PRUNE (Ma et al. 2025): the original weight plus all updates, their large directions damped.
+
+    After every edit the weight is ``W0 + prune(Σ Δ)``. The sum is of updates as the methods made
+    them: what was pruned once is not pruned again.
+    """
+
+    def __call__(
+        self, update: Update, weight: Tensor, original: Tensor, history: dict[str, Tensor]
+    ) -> Update:
+        """What leads from the present weight to the original one plus the pruned sum."""
+        name = f"total/{update.weight}"
+        history[name] = history.get(name, 0) + update.dense().to(weight)
+        return Update(update.weight, original + prune(history[name], original) - weight)
+
+
+class SPHERE(UpdateTransform):
+    """SPHERE (2026): updates kept off the input directions in which the weight's rows lie.
+
+    Args:
+        energy: η, the share of the rows' energy that those directions hold at least.
+        strength: a, the share of the update along them that is taken away.
+    """
+
+    def __init__(self, energy: float = 0.5, strength: float = 0.8) -> None:
+        self.energy = energy
+        self.strength = strength
+
+    def __call__(
+        self, update: Update, weight: Tensor, original: Tensor, history: dict[str, Tensor]
+    ) -> Update:
+        """The update without its component along the present weight's principal directions."""
+        kept = sphere(update.dense(), weight, self.energy, self.strength)
+        return Update(update.weight, kept)

@@ -1,0 +1,194 @@
+"""A language model that is loaded, watched and judged while something changes it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from data_modules.records import EditRequest, Probe, TaskItem, WatchedText
+
+from ..language_model.answering import choose, write_answers
+from ..language_model.judging import Answered, answers, measures, neighbors, questions
+from ..language_model.kernels import use_fast_kernels
+from ..language_model.loading import Dtype, fingerprint, load
+from ..language_model.lower_states import LowerStates
+from ..language_model.positions import begin_at
+from ..language_model.scoring import Scores, score
+from ..language_model.tokens import Span, fast, text_span
+from .edited_weights import EditedWeights
+from .replicas import Place
+
+QUESTIONS_MEMORY = 2**27  # bytes; a request is judged before its edit and again after it
+
+
+class WatchedModel(L.LightningModule, ABC):
+    """Watched text under ``validate``, requests under ``test``; scores are all that it returns.
+
+    Everything known about the edit in flight is in ``record``, which callbacks complete and the
+    journal writes; ``baseline`` is what the unedited model scored. Devices that hold the same model
+    share the work: ``share`` tells which of them this is.
+
+    Args:
+        lm: ``embedded``, a folder, or a model's name on the hub.
+        dtype: of the model's weights; those under edit are also kept in float32.
+        seed: of everything the method draws by chance.
+        trust_remote_code: run code that comes with the model.
+        watch_memory: GiB of the model's device for hidden states of watched text below the edit.
+        watch_host_memory: GiB of the host's memory for those that do not fit there.
+        first_position: of each text's first token; 1 gives it the second token's position.
+    """
+
+    def __init__(
+        self,
+        lm: str = "embedded",
+        dtype: Dtype = "float32",
+        seed: int = 0,
+        trust_remote_code: bool = False,
+        watch_memory: float = 1.0,
+        watch_host_memory: float = 4.0,
+        first_position: int = 0,
+    ) -> None:
+        super().__init__()
+        self.lm_name = lm
+        self.dtype_name = dtype
+        self.seed = seed
+        self.trust_remote_code = trust_remote_code
+        self.watch_memory = watch_memory
+        self.watch_host_memory = watch_host_memory
+        self.first_position = first_position
+        self.lm: Any = None
+        self.record: dict[str, Any] = {}
+        self.baseline: dict[str, float] = {}
+        self.edited_cases: list[int] = []
+        self.share = Place()
+
+    edited: EditedWeights
+
+    @abstractmethod
+    def lowest_layer(self) -> int:
+        """The lowest layer that may change; below it, hidden states are constant."""
+
+    def configure_model(self) -> None:
+        """Loads the language model, once."""
+        if self.lm is None:
+            self.attach(*load(self.lm_name, self.dtype_name, self.trust_remote_code))
+
+    def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Takes a model as the one in question, where it is: frozen, in eval mode, and faster."""
+        self.lm, self.tokenizer = lm.requires_grad_(False).eval(), fast(tokenizer, self.lm_name)
+        use_fast_kernels(lm)
+        self.to(lm.device)
+        begin_at(lm, self.first_position)
+        self.fingerprint = fingerprint(lm, tokenizer)
+        lowest = self.lowest_layer()
+        self.unedited_guesses: dict[tuple[Probe, ...], list[list[int]]] = {(): []}
+        self.lower = LowerStates(lowest, self.watch_memory * 2**30, self.watch_host_memory * 2**30)
+        self.asked = LowerStates(lowest, QUESTIONS_MEMORY, newest=True)
+
+    def validation_step(self, batch: WatchedText, batch_idx: int) -> Scores:
+        """Scores of watched texts: no special tokens, all but the first token, no truncation."""
+        return self.watch(batch)
+
+    def watch(self, batch: WatchedText, copies: int = 1) -> Scores:
+        """Scores of watched texts, as if each stood there so many times."""
+        spans = [text_span(self.tokenizer, text) for text in batch.texts]
+        scores = score(self.lm, spans, lower=self.lower, copies=copies, share=self.share)
+        return self._shared(scores)
+
+    def test_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
+        """Judges each edit of a checkpoint on the model as it is now; without one, all requests."""
+        chosen = [
+            request
+            for request in batch
+            if self.trainer.ckpt_path is None or request.case_id in self.edited_cases
+        ]
+        return [
+            {"case_id": request.case_id, **scores}
+            for request, scores in zip(chosen, self.judge_all(chosen), strict=True)
+        ]
+
+    def predict_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
+        """Foretells nothing here.
+
+        Raises:
+            ValueError: always; a method with keys says more.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has no keys from which the risk of an edit could be told; "
+            "predict with a method that has, such as rome.yaml"
+        )
+
+    def score(self, spans: Sequence[Span]) -> Scores:
+        """Log-probability, length and greedy matches of each span's predicted tokens."""
+        return self._shared(score(self.lm, spans, lower=self.asked, share=self.share))
+
+    def answer(self, items: Sequence[TaskItem], new_tokens: int = 256) -> list[dict[str, float]]:
+        """How well each item of one task is answered by the model as it is now.
+
+        Args:
+            items: what stands below the edit is kept for when they come again.
+            new_tokens: most tokens of an answer that the model writes.
+        """
+        if items[0].choices:
+            window = self.lm.config.max_position_embeddings
+            return choose(self._score_again, self.tokenizer, items, window)
+        rank, devices = self.share
+        own = write_answers(self.lm, self.tokenizer, items[rank::devices], new_tokens)
+        all_own = dict(zip(range(rank, len(items), devices), own, strict=True))
+        found = self.share.joined(all_own, self.device)
+        return [found[number] for number in range(len(items))]
+
+    def _score_again(self, spans: Sequence[Span]) -> Scores:
+        return self._shared(score(self.lm, spans, lower=self.lower, share=self.share))
+
+    def _shared(self, scores: Scores) -> Scores:
+        """The scores that the devices have found together."""
+        parts = [scores.log_prob, scores.greedy, scores.guesses]
+        total = self.share.summed(torch.cat([part.double() for part in parts]), self.device)
+        log_prob, greedy, guesses = total.split([len(part) for part in parts])
+        return Scores(log_prob, scores.length, greedy.long(), guesses.long())
+
+    def judge(self, request: EditRequest) -> dict[str, float]:
+        """How the model, as it is now, answers a request: its measures by name."""
+        return self.judge_all([request])[0]
+
+    def judge_all(self, requests: Sequence[EditRequest]) -> list[dict[str, float]]:
+        """The same for several requests, which are asked together."""
+        asked = [questions(self.worded(request)) for request in requests]
+        answered = answers(self.score, self.tokenizer, asked)
+        if not self.edited_cases:
+            self._remember(requests, answered)
+        new = [request for request in requests if request.neighborhood not in self.unedited_guesses]
+        if new:
+            with self.edited.unedited():
+                own = answers(self._score_once, self.tokenizer, [neighbors(r) for r in new])
+            self._remember(new, own)
+        return [
+            measures(groups, self.unedited_guesses[request.neighborhood])
+            for request, groups in zip(requests, answered, strict=True)
+        ]
+
+    def _remember(self, requests: Sequence[EditRequest], answered: Sequence[Answered]) -> None:
+        """Keeps what the unedited model says to the requests' neighbors."""
+        for request, groups in zip(requests, answered, strict=True):
+            said = [answer.guesses for answer in groups["neighborhood"]]
+            self.unedited_guesses[request.neighborhood] = said
+
+    def _score_once(self, spans: Sequence[Span]) -> Scores:
+        return self._shared(score(self.lm, spans, share=self.share))
+
+    def worded(self, request: EditRequest) -> EditRequest:
+        """The request in the words in which it is judged; here its own."""
+        return request
+
+    def card(self) -> dict[str, Any]:
+        """What this run edits and how, for its summary."""
+        return {
+            "method": type(self).__name__,
+            "lm": self.lm_name,
+            "fingerprint": self.fingerprint,
+            "seed": self.seed,
+        }

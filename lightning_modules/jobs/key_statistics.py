@@ -1,0 +1,247 @@
+"""Estimates the second moments of keys: every layer asked for in one pass, on any devices."""
+
+import math
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from data_modules.records import WatchedText
+
+from ..editing.second_moments import KIND, require_tokens, save_second_moments
+from ..functional.least_squares import condition_number
+from ..functional.second_moment import SecondMoment, pack, unpack
+from ..language_model.kernels import use_fast_kernels
+from ..language_model.layout import blocks, oriented, output_map, output_weight_name
+from ..language_model.loading import Dtype, artefact_file, fingerprint, load
+from ..language_model.passes import recording
+from ..language_model.positions import begin_at
+from ..language_model.scoring import batches_by_length
+from ..language_model.tokens import collate
+
+BATCHES_WAITING = 16  # windows of so many batches are sorted by length together
+SAMPLE_KEYS = 64
+
+
+class Window(NamedTuple):
+    """A piece of a document: how many tokens of the corpus stand before it, and its own."""
+
+    place: int
+    tokens: list[int]
+
+
+class KeyStatistics(L.LightningModule):
+    """Estimates the second moment C of the keys of one or more layers in one pass over a corpus.
+
+    Documents are cut into windows, each run as a text of its own and with texts of its length, so
+    that hardly anything is padding; the pass ends at the deepest layer. After each doubling of
+    the tokens it reports how far ``C⁻¹ k``, the direction of an edit, still moved: the mean
+    cosine, over sample keys, between now and half the tokens. The statistics are those of the
+    first ``tokens`` tokens of the corpus, whatever the number of devices.
+
+    Args:
+        lm: ``embedded``, a folder, or a model's name on the hub.
+        layers: which; all of them if null.
+        tokens: how many tokens are counted; ten times the MLP's width is a good beginning.
+        window: longest piece of a document, in tokens; each begins as any text of this model
+            does, with a special token if it has one.
+        batch_tokens: most tokens of one forward pass, padding included; bounds memory.
+        output: file to write; by default where the editors look for it.
+        dtype: of the model's weights; the same as when editing.
+        trust_remote_code: run code that comes with the model.
+        first_position: of each text's first token; the same as when editing.
+    """
+
+    def __init__(
+        self,
+        lm: str = "embedded",
+        layers: list[int] | None = None,
+        tokens: int = 100_000,
+        window: int = 128,
+        batch_tokens: int = 2048,
+        output: str | None = None,
+        dtype: Dtype = "float32",
+        trust_remote_code: bool = False,
+        first_position: int = 0,
+    ) -> None:
+        super().__init__()
+        self.lm_name = lm
+        self.layers = layers
+        self.tokens = tokens
+        self.window = window
+        self.batch_tokens = batch_tokens
+        self.output = output
+        self.dtype_name = dtype
+        self.trust_remote_code = trust_remote_code
+        self.first_position = first_position
+        self.lm: Any = None
+
+    def configure_model(self) -> None:
+        """Loads the language model, once.
+
+        Raises:
+            ValueError: if a layer does not exist, the window does not fit the model, or the
+                tokens are fewer than a key is wide.
+        """
+        if self.lm is not None:
+            return
+        self.lm, self.tokenizer = load(self.lm_name, self.dtype_name, self.trust_remote_code)
+        use_fast_kernels(self.lm.requires_grad_(False))
+        begin_at(self.lm, self.first_position)
+        layers = self.layers or range(len(blocks(self.lm)))
+        self.maps = {layer: output_map(self.lm, layer) for layer in layers}
+        self.width = oriented(self.lm, output_weight_name(self.lm, min(self.maps))).shape[1]
+        require_tokens(self.tokens, self.width, f"key statistics of {self.lm_name!r}")
+        bare = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        text = self.tokenizer("a")["input_ids"]
+        self.beginning = text[: len(text) - len(bare)]
+        longest = getattr(self.lm.config, "max_position_embeddings", math.inf)
+        if not len(self.beginning) < self.window <= longest:
+            raise ValueError(
+                f"window must be in [{len(self.beginning) + 1}, {longest}] tokens for "
+                f"{self.lm_name!r}, got {self.window}"
+            )
+
+    def on_test_start(self) -> None:
+        """Starts the sums at zero; finds out early whether the file can be written."""
+        self.fingerprint = fingerprint(self.lm, self.tokenizer)
+        self.file = artefact_file(KIND, self.output, self.lm_name, self.fingerprint)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.sums = {layer: SecondMoment(self.width, self.device) for layer in self.maps}
+        self.about: dict[int, dict] = {layer: {"agreement": {}} for layer in self.maps}
+        self.samples: dict[int, Tensor] = {}
+        self.directions: dict[int, Tensor] = {}
+        self.moments: dict[int, Tensor] = {}
+        self.waiting: list[Window] = []
+        self.read = self.counted = self.computed = 0
+        halvings = int(math.log2(self.tokens / self.width))
+        self.goals = [self.tokens >> halving for halving in range(halvings, -1, -1)]
+
+    def test_step(self, batch: WatchedText, batch_idx: int) -> None:
+        """Adds the keys of a batch of texts, until the budget of tokens is spent."""
+        self.waiting += self.windows(batch)
+        while self.goals and self.read >= self.goals[0]:
+            goal = self.goals.pop(0)
+            self.count([window for window in self.waiting if window.place < goal])
+            self.waiting = [window for window in self.waiting if window.place >= goal]
+            self.report()
+        if sum(len(w.tokens) for w in self.waiting) >= BATCHES_WAITING * self.batch_tokens:
+            self.count(self.waiting)
+            self.waiting = []
+        if self.read >= self.tokens:
+            raise StopIteration  # ends Lightning's test loop, which reads its limits beforehand
+
+    def windows(self, batch: WatchedText) -> list[Window]:
+        """This device's windows within the budget, knowing how many tokens the others' have."""
+        step = self.window - len(self.beginning)
+        encoded = self.tokenizer(batch.texts, add_special_tokens=False, verbose=False)["input_ids"]
+        documents = [
+            [self.beginning + ids[at : at + step] for at in range(0, len(ids), step)]
+            for ids in encoded
+        ]
+        lengths = [sum(map(len, pieces)) for pieces in documents]
+        table = torch.zeros(self.trainer.world_size, 2, len(documents), dtype=torch.long)
+        table[self.global_rank] = torch.tensor([batch.indices, lengths])
+        indices, lengths_of_all = self.summed(table.to(self.device)).unbind(1)
+        order = indices.flatten().argsort()
+        ends = self.read + lengths_of_all.flatten()[order].cumsum(0)
+        end_of = dict(zip(indices.flatten()[order].tolist(), ends.tolist(), strict=True))
+        self.read = int(ends[-1])
+        found = []
+        for index, length, pieces in zip(batch.indices, lengths, documents, strict=True):
+            place = end_of[index] - length
+            for piece in pieces:
+                if place < self.tokens:
+                    found.append(Window(place, piece[: self.tokens - place]))
+                place += len(piece)
+        return found
+
+    def count(self, windows: list[Window]) -> None:
+        """Adds the keys of all tokens of these windows, longest windows first."""
+        lengths = [len(window.tokens) for window in windows]
+        for numbers in reversed(list(batches_by_length(lengths, self.batch_tokens))):
+            self.add([windows[number].tokens for number in numbers])
+
+    @torch.no_grad()
+    def add(self, rows: list[list[int]]) -> None:
+        """Adds ``Σ k kᵀ`` over all tokens of the rows, padding left out."""
+        batch = collate(rows, self.device)
+        with recording(self.maps, stop_at=self.maps[max(self.maps)]) as seen:
+            self.lm(
+                batch.tokens,
+                attention_mask=batch.mask,
+                position_ids=batch.positions,
+                use_cache=False,
+            )
+        real = batch.mask.flatten().bool()
+        for layer, (keys, _) in seen.items():
+            keys = keys.reshape(len(real), -1)[real]
+            self.sums[layer].add(keys)
+            self.samples.setdefault(layer, keys[:: -(-len(keys) // SAMPLE_KEYS)].double())
+        self.counted += sum(map(len, rows))
+        self.computed += len(real)
+
+    def summed(self, number: Tensor) -> Tensor:
+        """The sum over all devices."""
+        return self.trainer.strategy.reduce(number, reduce_op="sum")
+
+    def report(self) -> None:
+        """Notes C as it is now, and how far ``C⁻¹ k`` has moved since the last report."""
+        self.total = int(self.summed(torch.tensor(self.counted, device=self.device)))
+        found = {}
+        for layer, running in self.sums.items():
+            moment = self.summed(running.total()) / self.total
+            if self.trainer.is_global_zero:
+                self.moments[layer] = pack(moment).cpu()
+                found[f"agreement/layer.{layer}"] = self.agreement(layer, moment)
+                self.about[layer]["agreement"][self.total] = found[f"agreement/layer.{layer}"]
+        known = {name: value for name, value in found.items() if value is not None}
+        if known:
+            cosines = ", ".join(f"{name[10:]} {cosine:.3f}" for name, cosine in known.items())
+            rank_zero_info(f"{self.total} tokens, cosine of edit directions to the last: {cosines}")
+            for logger in self.loggers:
+                logger.log_metrics(known, self.total)
+
+    def agreement(self, layer: int, moment: Tensor) -> float | None:
+        """Mean cosine of sample keys' ``C⁻¹ k`` with those of the last report.
+
+        None the first time, and where one of the two moments is singular.
+        """
+        factor, singular = torch.linalg.cholesky_ex(moment)
+        before = self.directions.pop(layer, None)
+        if singular:
+            return None
+        self.directions[layer] = torch.cholesky_solve(self.samples[layer].T, factor)
+        if before is None:
+            return None
+        return float(F.cosine_similarity(before, self.directions[layer], dim=0).mean())
+
+    def on_test_epoch_end(self) -> None:
+        """Counts what still waits.
+
+        Raises:
+            ValueError: if the corpus has fewer tokens than a key is wide.
+        """
+        self.count(self.waiting)
+        if self.goals:
+            total = int(self.summed(torch.tensor(self.counted, device=self.device)))
+            require_tokens(total, self.width, f"key statistics of {self.lm_name!r}")
+            rank_zero_warn(f"the corpus ended after {total} of {self.tokens} tokens")
+            self.report()
+        self.log("tokens", float(self.total), batch_size=1, sync_dist=True)
+
+    def on_test_end(self) -> None:
+        """Writes the means, packed, with what they were computed from."""
+        if not self.trainer.is_global_zero:
+            return
+        for layer, triangle in self.moments.items():
+            self.about[layer] |= {
+                "tokens": self.total,
+                "window": self.window,
+                "dtype": self.dtype_name,
+                "condition": condition_number(unpack(triangle).to(self.device)),
+            }
+        save_second_moments(self.file, self.lm_name, self.fingerprint, self.moments, self.about)

@@ -1,0 +1,150 @@
+"""A model rebuilt from the ledgers of earlier runs: as of any edit, and without any edit."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from data_modules.records import EditRequest
+
+from ..editing.edited_weights import Update
+from ..editing.editor import Editor
+from ..editing.ledger import Entry, joined
+from ..language_model.loading import fingerprint
+
+
+class Replay(Editor):
+    """Makes edits again as their ledger keeps them, in order, from the original weights.
+
+    ``fit`` makes them one by one, with the requests of the run as data (``--data.path`` its
+    folder); ``validate`` and ``test`` begin with all of them made. The model is that
+    of the run bit by bit, or what it would be had some edits not been added. Edits of a
+    single-edit sweep, each made on the original model, come together on one.
+
+    Args:
+        ledger: the folder of a run; or several, whose edits are made one run after another.
+        until: the last edit to make, by its number in ``edits.jsonl``; negative: so many at the
+            end are undone; null: all are made.
+        without: edits to leave out.
+        only: edits to make and no others; all if null.
+    """
+
+    def __init__(
+        self,
+        ledger: str | list[str],
+        until: int | None = None,
+        without: list[int] | None = None,
+        only: list[int] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.ledgers = [ledger] if isinstance(ledger, str) else ledger
+        self.until, self.without, self.only = until, without or [], only
+        self.entries: list[Entry] = []
+        self.place = 0
+
+    def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Reads the ledgers, and takes the model that they tell of.
+
+        Raises:
+            ValueError: if it is another one, or edits are named that the ledgers do not hold.
+        """
+        self.entries = joined(map(Path, self.ledgers))
+        if self.entries[0].fingerprint != fingerprint(lm, tokenizer):
+            raise ValueError(
+                f"the ledger of {self.ledgers[0]} holds edits of another model than "
+                f"{self.lm_name!r} in {self.dtype_name}; name its model by --model.lm and "
+                "--model.dtype"
+            )
+        unknown = {*self.without, *(self.only or [])} - {entry.edit for entry in self.entries}
+        if unknown:
+            raise ValueError(
+                f"edits {sorted(unknown)} are not in the ledger: they were not made or not "
+                f"applied, see edits.jsonl; its last is edit {self.entries[-1].edit}"
+            )
+        super().attach(lm, tokenizer)
+
+    def edited_weights(self) -> list[str]:
+        """Those that the ledgers tell of."""
+        return list(dict.fromkeys(name for entry in self.entries for name in entry.weights))
+
+    def chosen(self) -> list[Entry]:
+        """The edits to make, in order."""
+        entries = self.entries[: self.until] if (self.until or 0) < 0 else self.entries
+        if self.until is not None and self.until >= 0:
+            entries = [entry for entry in entries if entry.edit <= self.until]
+        return [
+            entry
+            for entry in entries
+            if entry.edit not in self.without and (self.only is None or entry.edit in self.only)
+        ]
+
+    def rebuild(self, entries: Sequence[Entry]) -> None:
+        """Gives the model these edits and no others."""
+        self.restore()
+        for entry in entries:
+            for update in self.updates(entry):
+                self.edited.apply(update)
+            self.edited_cases += entry.case_ids
+
+    def updates(self, entry: Entry) -> Iterator[Update]:
+        """What an edit added, on the model's device."""
+        for name, left, right in entry.updates():
+            there = None if right is None else right.to(self.device)
+            yield Update(name, left.to(self.device), there)
+
+    def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
+        """The updates of the edit that these requests had in the run."""
+        return self.updates(self.find(requests))
+
+    def find(self, requests: Sequence[EditRequest]) -> Entry:
+        """The next edit of these requests.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        cases = [request.case_id for request in requests]
+        for entry in [*self.entries[self.place :], *self.entries[: self.place]]:
+            if entry.case_ids == cases:
+                return entry
+        raise ValueError(
+            f"the ledger holds no edit of the cases {cases}; give the requests of its run by "
+            f"--data.path {self.ledgers[0]}, and its --data.batch_size"
+        )
+
+    def make_edit(self, requests: Sequence[EditRequest]) -> None:
+        """Makes an edit of the ledger again, or leaves it out."""
+        entry = self.find(requests)
+        self.place = self.entries.index(entry) + 1
+        if entry in self.chosen():
+            super().make_edit(requests)
+        else:
+            self.begin()
+            self.record |= {"status": "skipped", "reason": "left out of the replay"}
+
+    def training_step(self, batch: Sequence[EditRequest], batch_idx: int) -> None:
+        """Makes one edit; the last one chosen ends the run."""
+        super().training_step(batch, batch_idx)
+        chosen = self.chosen()
+        over = not chosen or self.entries[: self.place][-1].edit >= chosen[-1].edit
+        self.trainer.should_stop = self.trainer.should_stop or over
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on behind the edits that were made."""
+        super().on_load_checkpoint(checkpoint)
+        self.place = checkpoint["global_step"]
+
+    def on_validation_start(self) -> None:
+        """Makes all edits before they are watched, unless they are being made one by one."""
+        if self.trainer.state.fn == "validate":
+            self.rebuild(self.chosen())
+
+    def on_test_start(self) -> None:
+        """Makes all edits before they are judged."""
+        self.rebuild(self.chosen())
+
+    def test_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
+        """Judges those requests whose edits were made."""
+        made = [request for request in batch if request.case_id in self.edited_cases]
+        return super().test_step(made, batch_idx)

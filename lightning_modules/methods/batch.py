@@ -1,0 +1,74 @@
+"""Edits of many requests at once: which of them count, and what the journal keeps of them."""
+
+from collections.abc import Sequence
+from statistics import mean
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from data_modules.records import EditRequest
+
+from ..functional.value_search import FoundValue
+from ..language_model.values import Located
+from .key_value import KeyValueEditor
+
+
+class Sought(NamedTuple):
+    """Requests that agree with each other, with the values found for them.
+
+    Attributes:
+        requests: n.
+        located: their keys and values in every context.
+        found: the changes of those values.
+    """
+
+    requests: list[EditRequest]
+    located: list[Located]
+    found: list[FoundValue]
+
+    def wanted(self) -> Tensor:
+        """The values the plain prompts' subjects are to have, ``(d, n)``, float32."""
+        pairs = zip(self.located, self.found, strict=True)
+        return torch.stack([where.values[0].float() + to.change for where, to in pairs], 1)
+
+
+class BatchEditor(KeyValueEditor):
+    """Edits the requests of a batch together.
+
+    Of requests with the same subject and prompt the last one counts; if the others want another
+    target, the journal says so.
+    """
+
+    def seek_batch(self, requests: Sequence[EditRequest]) -> Sought:
+        """The values of all requests that count.
+
+        Raises:
+            FloatingPointError: if the search of one met a loss that is not finite.
+        """
+        last = {(request.subject, request.prompt): request for request in requests}
+        kept = list(last.values())
+        reasons = [
+            f"case {request.case_id} was left out: case {last[fact].case_id} of the same batch "
+            f"wants {last[fact].target_new!r} of the same subject and prompt"
+            for request in requests
+            if last[fact := (request.subject, request.prompt)].target_new != request.target_new
+        ]
+        located, found = (list(part) for part in zip(*self.seek(kept), strict=True))
+        sought = Sought(kept, located, [value.checked() for value in found])
+        self.record |= self.batch_figures(sought, reasons)
+        return sought
+
+    def batch_figures(self, sought: Sought, reasons: list[str]) -> dict[str, float | str]:
+        """Means of what the journal keeps of each search, and every reason to be careful."""
+        rows = [self.figures(*pair) for pair in zip(sought.located, sought.found, strict=True)]
+        unmet = [row.pop("reason") for row in rows if "reason" in row]
+        if len(rows) == 1:
+            reasons += unmet
+        elif unmet:
+            reasons.append(
+                f"{len(unmet)} of {len(rows)} value searches ended above their goal "
+                f"{self.value.goal:g}"
+            )
+        figures = {name: mean(row[name] for row in rows) for name in rows[0]}
+        return figures | ({"reason": "; ".join(reasons)} if reasons else {})

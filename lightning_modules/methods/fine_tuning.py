@@ -1,0 +1,215 @@
+"""Fine-tuning: edits by gradient steps on the target's loss, one at a time or breadth-first."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_modules.records import EditRequest
+
+from ..editing.edited_weights import Update
+from ..editing.editor import Editor
+from ..functional.norm_ball import clamp_change
+from ..language_model.layout import oriented, output_weight_name
+from ..language_model.lower_states import LowerStates
+from ..language_model.targets import Placement, Targets, place_targets, target_loss
+from ..language_model.tokens import Span, target_span
+
+
+class GradientEditor(Editor):
+    """Edits MLP output maps by Adam's steps, without weight decay, on the loss of the targets.
+
+    The steps are taken on the change of the weight, in float32.
+
+    Args:
+        layers: the edited layers.
+        learning_rate: Adam's.
+    """
+
+    def __init__(
+        self, layers: Sequence[int] = (0,), learning_rate: float = 5e-4, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        if not layers:
+            raise ValueError("layers is empty, so no weight could be edited; name at least one")
+        if learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+        self.layers = list(layers)
+        self.learning_rate = learning_rate
+
+    @abstractmethod
+    def targets(self, requests: Sequence[EditRequest]) -> Targets:
+        """The tokens that the loss asks of the requests."""
+
+    def edited_weights(self) -> list[str]:
+        """The output maps of the edited layers."""
+        return [output_weight_name(self.lm, layer) for layer in self.layers]
+
+    def spans(self, requests: Sequence[EditRequest]) -> list[Span]:
+        """Each request's prompt and new target."""
+        return [target_span(self.tokenizer, r.text, r.target_new) for r in requests]
+
+    def no_change(self) -> dict[str, Tensor]:
+        """A change of zero per edited weight, stored as that is, which takes a gradient."""
+        return {
+            name: torch.zeros_like(self.edited.master(name), requires_grad=True)
+            for name in self.edited_weights()
+        }
+
+    def loss(self, changes: dict[str, Tensor], targets: Targets, lower: LowerStates) -> Tensor:
+        """The loss of the changed model, a scalar that only the changes can lower.
+
+        Raises:
+            FloatingPointError: if it is not finite.
+        """
+        weights = {
+            name: (self.edited.master(name) + change).to(self.lm.get_parameter(name).dtype)
+            for name, change in changes.items()
+        }
+        loss = target_loss(self.lm, weights, targets, lower)
+        self.record["loss"] = loss.item()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the fine-tuning loss is {loss.item()}")
+        return loss
+
+    def updates(self, changes: dict[str, Tensor]) -> Iterator[Update]:
+        """The changes as dense updates."""
+        for name, change in changes.items():
+            yield Update(name, oriented(self.lm, name, change.detach()))
+
+    def card(self) -> dict[str, Any]:
+        """Adds layers and learning rate."""
+        return super().card() | {"layers": self.layers, "learning_rate": self.learning_rate}
+
+
+class FineTuning(GradientEditor):
+    """FT: a request is fine-tuned until its loss is low; no entry of a weight goes far.
+
+    After every step each entry of the change is clamped to ``[-radius, radius]``, the L∞ ball
+    around the weight as it was before this edit (Zhu et al. 2020).
+
+    Args:
+        layers: the edited layers.
+        learning_rate: Adam's.
+        placement: ``last_token`` asks for all target tokens at the prompt's last token, as The
+            Butterfly Effect's released code does; ``teacher_forced`` for each at its own place.
+        radius: of the ball; null leaves the change free, as released for GPT-J and Llama-2.
+        steps: losses evaluated at most, each followed by a step.
+        goal: loss below which no further step is taken.
+
+    Raises:
+        ValueError: if a number is not positive.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int] = (0,),
+        learning_rate: float = 5e-4,
+        placement: Placement = "last_token",
+        radius: float | None = 5e-4,
+        steps: int = 25,
+        goal: float = 1e-2,
+        **options: Any,
+    ) -> None:
+        super().__init__(layers, learning_rate, **options)
+        if radius is not None and radius <= 0:
+            raise ValueError(f"radius must be positive, or null for no ball, got {radius}")
+        if steps <= 0:
+            raise ValueError(f"steps must be positive, got {steps}")
+        self.placement = placement
+        self.radius = radius
+        self.steps = steps
+        self.goal = goal
+
+    def targets(self, requests: Sequence[EditRequest]) -> Targets:
+        """New targets, where ``placement`` says."""
+        return place_targets(self.spans(requests), self.placement, self.device)
+
+    def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
+        """One dense update per weight, for all requests together."""
+        targets = self.targets(requests)
+        lower = LowerStates(self.lower.layer, math.inf)
+        changes = self.no_change()
+        adam = torch.optim.Adam(changes.values(), self.learning_rate)
+        for step in range(self.steps):
+            loss = self.loss(changes, targets, lower)
+            self.record["steps"] = step
+            if loss < self.goal:
+                break
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            with torch.no_grad():
+                for change in changes.values():
+                    change.copy_(clamp_change(change, self.radius))
+        else:
+            self.record["steps"] = self.steps
+            self.record["reason"] = (
+                f"fine-tuning was at loss {self.record['loss']:.3g} before its last step, above "
+                f"its goal {self.goal:g}"
+            )
+        yield from self.updates(changes)
+
+    def card(self) -> dict[str, Any]:
+        """Adds placement, radius, steps and goal."""
+        return super().card() | {
+            "placement": self.placement,
+            "radius": self.radius,
+            "steps": self.steps,
+            "goal": self.goal,
+        }
+
+
+class LocalizedFineTuning(GradientEditor):
+    """LocFT-BF: breadth-first fine-tuning, each epoch one step per mini-batch of the requests.
+
+    A mini-batch is an edit and Adam's moments are its history, so that a run is ordinary training
+    of few weights over ``trainer.max_epochs``; ``loss``, the mean of an epoch, can stop it. A line
+    of the journal is a step, and its scores are those of its mini-batch just before and after;
+    ``test`` judges all requests on the final model. Each target ends with the tokenizer's EOS, if
+    it has one.
+    """
+
+    def targets(self, requests: Sequence[EditRequest]) -> Targets:
+        """New targets and EOS, each token at its own place."""
+        end = self.tokenizer.eos_token_id
+        spans = [
+            span if end is None else span._replace(tokens=[*span.tokens, end])
+            for span in self.spans(requests)
+        ]
+        return place_targets(spans, "teacher_forced", self.device)
+
+    def training_step(self, batch: Sequence[EditRequest], batch_idx: int) -> None:
+        """Takes one step, and logs its loss for the mean of the epoch."""
+        super().training_step(batch, batch_idx)
+        self.log(
+            "loss",
+            self.record["loss"],
+            on_epoch=True,
+            on_step=False,
+            logger=False,
+            batch_size=len(batch),
+        )
+
+    def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
+        """One step of Adam, as one dense update per weight."""
+        changes = self.no_change()
+        adam = torch.optim.Adam(changes.values(), self.learning_rate)
+        for name, change in changes.items():
+            of_weight = f"adam/{name}/"
+            adam.state[change] = {
+                key.removeprefix(of_weight): value.clone()
+                for key, value in self.history.items()
+                if key.startswith(of_weight)
+            }
+        self.loss(changes, self.targets(requests), self.lower).backward()
+        adam.step()
+        self.history |= {
+            f"adam/{name}/{key}": value
+            for name, change in changes.items()
+            for key, value in adam.state[change].items()
+        }
+        yield from self.updates(changes)

@@ -1,0 +1,35 @@
+import pytest
+from lightning.pytorch.loggers import CSVLogger
+
+from callbacks.keeping.progress import EditBar
+from callbacks.watching.perplexity import Perplexity
+from tests.callbacks.runs import REQUESTS, fit, trainer_in, watching
+
+
+@pytest.fixture
+def shown(lm, tmp_path, capsys):
+    """What a run of two edits writes to the terminal."""
+    logger = CSVLogger(tmp_path, name="")
+    callbacks = [*watching(), EditBar()]
+    fit(lm, tmp_path, callbacks, REQUESTS[:2], enable_progress_bar=True, logger=logger)
+    return capsys.readouterr().out
+
+
+def test_bar_counts_edits_and_shows_perplexity_and_efficacy(shown):
+    last = shown.rstrip().splitlines()[-1].split("\r")[-1]
+    assert last.startswith("Editing: 100%")
+    assert "2/2" in last
+    assert "efficacy=" in last
+    assert "perplexity=" in last
+
+
+def test_bar_is_named_for_the_baseline_and_has_no_other_names(shown):
+    assert "Watching the unedited model: 100%" in shown
+    for name in ("Sanity", "Validation", "v_num"):
+        assert name not in shown
+
+
+def test_validation_alone_has_a_bar(sequential, tmp_path, capsys):
+    trainer = trainer_in(tmp_path, [Perplexity(), EditBar()], enable_progress_bar=True)
+    trainer.validate(sequential.editor, datamodule=sequential.data, verbose=False)
+    assert "Validation" in capsys.readouterr().out

@@ -1,0 +1,190 @@
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
+
+from data_modules.records import EditRequest, Probe
+from lightning_modules.editing.hypernetwork import load_hypernetwork
+from lightning_modules.jobs.mend_training import MENDTraining
+from lightning_modules.methods.mend import MEND
+from tests.tiny import save_tiny
+
+REQUESTS = [
+    EditRequest(
+        7, "{} plays the", "He", "violin", "guitar", ("He plays",), (Probe("She plays", "piano"),)
+    ),
+    EditRequest(
+        8,
+        "The mother tongue of {} is",
+        "Danielle Vinson",
+        "Latin",
+        "French",
+        ("Vinson spoke", "In Rome, Vinson spoke"),
+        (Probe("The mother tongue of Anna is", "Greek"), Probe("George spoke", "Dutch")),
+    ),
+]
+OPTIONS = {"layers": [1], "rank": 4, "edit_rate": 1e-3, "learning_rate": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("lm"), "llama")
+
+
+def loader(requests=REQUESTS) -> DataLoader:
+    return DataLoader(requests, batch_size=1, collate_fn=list)
+
+
+def fit(lm: Path, folder: Path, epochs: int, resume: str | None = None, **options):
+    """The module and its trainer after epochs of two edits, each a step."""
+    module = MENDTraining(str(lm), output=str(folder / "mend.safetensors"), **(OPTIONS | options))
+    saves = ModelCheckpoint(folder / "steps", "{step}", every_n_epochs=1, save_top_k=-1)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        callbacks=[saves],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, loader(), loader(), ckpt_path=resume)
+    return module, trainer
+
+
+@pytest.fixture(scope="module")
+def trained(lm, tmp_path_factory):
+    """A module after 20 epochs, its metrics, and its folder."""
+    folder = tmp_path_factory.mktemp("trained")
+    L.seed_everything(0)
+    module, trainer = fit(lm, folder, 20)
+    return module, trainer.callback_metrics, folder
+
+
+@torch.no_grad()
+def total_loss(module: MENDTraining) -> float:
+    losses = [module.losses([r], module.changes([r])) for r in REQUESTS]
+    return sum(float(module.edit_weight * one.edit + one.locality) for one in losses)
+
+
+def test_training_lowers_the_loss(lm, trained):
+    module, metrics, _ = trained
+    L.seed_everything(0)
+    fresh = MENDTraining(str(lm), **OPTIONS)
+    fresh.configure_model()
+    fresh.changes(REQUESTS, observe=True)
+    assert total_loss(module) < 0.7 * total_loss(fresh)
+    assert float(metrics["val/loss"]) == pytest.approx(total_loss(module) / 2, rel=1e-4)
+
+
+def test_only_the_hypernetwork_learns(lm, trained):
+    module, *_ = trained
+    assert not any(p.requires_grad or p.grad is not None for p in module.lm.parameters())
+    groups = module.trainer.optimizers[0].param_groups
+    learnt = {id(parameter) for group in groups for parameter in group["params"]}
+    assert learnt == {id(parameter) for parameter in module.hypernetwork.parameters()}
+    assert [group["initial_lr"] for group in groups] == [1e-2, 1e-4]
+    assert [group["lr"] for group in groups] == [0, 0]
+
+
+def test_loss_is_nll_of_the_target_and_divergence_at_the_neighbors(trained):
+    """Against whole passes, one text after another, of a model whose weights are changed."""
+    module, *_ = trained
+    request = REQUESTS[1]
+    changes = module.changes([request])
+    found = module.losses([request], changes)
+
+    def log_probs(prompt: str, target: str) -> torch.Tensor:
+        tokens = module.tokenizer(f"{prompt} {target}")["input_ids"]
+        start = len(module.tokenizer(prompt)["input_ids"])
+        logits = module.lm(torch.tensor([tokens])).logits[0, start - 1 : -1].log_softmax(-1)
+        return logits, torch.tensor(tokens[start:])
+
+    before = [log_probs(*probe)[0] for probe in request.neighborhood]
+    originals = {name: module.lm.get_parameter(name).clone() for name in changes}
+    for name, (left, right) in changes.items():
+        module.lm.get_parameter(name).add_((left @ right).detach())
+    wanted = [log_probs(p, "Latin") for p in (request.text, *request.paraphrases)]
+    after = [log_probs(*probe)[0] for probe in request.neighborhood]
+    for name, original in originals.items():
+        module.lm.get_parameter(name).copy_(original)
+    nll = [-logits.gather(1, target[:, None]).mean() for logits, target in wanted]
+    kl = [(b.exp() * (b - a)).sum(1) for b, a in zip(before, after, strict=True)]
+    edit = 0.5 * nll[0] + 0.25 * nll[1] + 0.25 * nll[2]
+    torch.testing.assert_close(found.edit, edit, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.locality, torch.cat(kl).mean(), rtol=1e-3, atol=1e-4)
+    assert found.locality > 0
+
+
+def test_validation_scores_are_those_of_the_edits_that_mend_makes(lm, trained):
+    _, metrics, folder = trained
+    editor = MEND(str(folder / "mend.safetensors"), lm=str(lm))
+    editor.configure_model()
+    scores, before = [], [editor.judge(request) for request in REQUESTS]
+    for request in REQUESTS:
+        editor.make_edit([request])
+        scores.append(editor.judge(request))
+        editor.restore()
+    for name in scores[0]:
+        mean = sum(score[name] for score in scores) / 2
+        assert float(metrics[f"val/{name}"]) == pytest.approx(mean, abs=5e-3)  # stored in float16
+    near = "neighborhood_token_accuracy"
+    drawdown = sum(old[near] - new[near] for old, new in zip(before, scores, strict=True)) / 2
+    assert float(metrics["val/drawdown"]) == pytest.approx(drawdown, abs=1e-6)
+
+
+def test_the_best_hypernetwork_is_kept(lm, tmp_path):
+    module, _ = fit(lm, tmp_path, 1)
+    best = (tmp_path / "mend.safetensors").read_bytes()
+    module.trainer.callback_metrics["val/loss"] = torch.tensor(module.best + 1)
+    module.on_validation_end()
+    assert (tmp_path / "mend.safetensors").read_bytes() == best
+    kept = load_hypernetwork(str(tmp_path / "mend.safetensors"), "lm", module.fingerprint)
+    rates = module.hypernetwork.rates.detach().clone()
+    assert torch.equal(kept.rates, rates)
+    module.hypernetwork.rates.data += 1
+    module.trainer.callback_metrics["val/loss"] = torch.tensor(module.best - 1)
+    module.on_validation_end()
+    kept = load_hypernetwork(str(tmp_path / "mend.safetensors"), "lm", module.fingerprint)
+    assert torch.equal(kept.rates, rates + 1)
+
+
+def test_resumed_training_is_the_uninterrupted_one(lm, trained, tmp_path):
+    whole, _, folder = trained
+    module, _ = fit(lm, tmp_path, 20, resume=str(folder / "steps" / "step=20.ckpt"))
+    for one, other in zip(
+        whole.hypernetwork.state_dict().values(),
+        module.hypernetwork.state_dict().values(),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+    assert module.best == pytest.approx(whole.best)
+
+
+def test_checkpoint_holds_the_hypernetwork_alone(trained):
+    saved = torch.load(trained[-1] / "steps" / "step=2.ckpt", weights_only=True)
+    assert saved["state_dict"].keys() == {
+        f"hypernetwork.{name}" for name in trained[0].hypernetwork.state_dict()
+    }
+
+
+def test_checkpoint_of_another_model_is_refused(trained, tmp_path):
+    other = save_tiny(tmp_path / "other", "llama", seed=1)
+    with pytest.raises(ValueError, match=r"trained for another model than .*other"):
+        fit(other, tmp_path, 20, resume=str(trained[-1] / "steps" / "step=2.ckpt"))
+
+
+def test_request_without_neighbors_is_refused(trained):
+    module, *_ = trained
+    lonely = REQUESTS[0]._replace(neighborhood=())
+    with pytest.raises(ValueError, match=r"case 7 has no neighborhood.*CounterFact or zsRE"):
+        module.losses([lonely], module.changes([lonely]))
+
+
+def test_the_last_three_layers_are_edited_by_default(lm):
+    module = MENDTraining(str(lm), rank=2)
+    module.configure_model()
+    assert len(module.hypernetwork.shapes) == 9

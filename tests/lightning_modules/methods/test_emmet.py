@@ -1,0 +1,92 @@
+from copy import deepcopy
+
+import pytest
+import torch
+
+from lightning_modules.functional.rank_one import factorize
+from lightning_modules.language_model.layout import oriented, output_map
+from lightning_modules.methods.emmet import EMMET
+from lightning_modules.methods.rome import ConsistentROME, PromptOnlyROME
+from tests.batches import (
+    NEAR,
+    REQUESTS,
+    check_resumed,
+    fix_values,
+    log_prob,
+    moment_of,
+    ready,
+    values_of,
+)
+from tests.tiny import CONTEXTS, EDITED_LAYER, tiny_model
+
+
+def emmet(lm, contexts=CONTEXTS) -> EMMET:
+    return ready(EMMET(EDITED_LAYER, lm="tiny"), lm, contexts)
+
+
+def test_edit_maps_every_mean_key_exactly(tiny_lm):
+    editor = emmet(tiny_lm)
+    sought = editor.seek_batch(REQUESTS)
+    editor.make_edit(REQUESTS)
+    mapped = output_map(tiny_lm, EDITED_LAYER)
+    for located, value in zip(sought.located, sought.wanted().T, strict=True):
+        now = mapped(located.keys.mean(0)[None])[0]
+        assert (now - value).norm() < 1e-3 * value.norm()
+    editor.restore()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "llama"])
+def test_edit_is_the_equation_with_an_explicit_inverse(family):
+    lm = tiny_model(family)
+    editor = emmet(lm)
+    sought = editor.seek_batch(REQUESTS)
+    fix_values(editor, values_of(editor, REQUESTS))
+    keys = torch.stack([located.keys.double().mean(0) for located in sought.located], 1)
+    values = torch.stack([located.values.double().mean(0) for located in sought.located], 1)
+    (update,) = editor.edit(REQUESTS)
+    inverse = moment_of(EDITED_LAYER).inverse()
+    gained = (keys.T @ inverse @ keys).inverse() @ keys.T @ inverse
+    expected = (sought.wanted().double() - values) @ gained
+    assert (update.dense() - expected).norm() < 1e-4 * expected.norm()
+
+
+@pytest.mark.parametrize(
+    ("policy", "contexts"), [(ConsistentROME, CONTEXTS), (PromptOnlyROME, ["{}"])]
+)
+def test_edit_of_one_request_is_that_of_rome(tiny_lm, policy, contexts):
+    rome = ready(policy(EDITED_LAYER, lm="tiny"), tiny_lm, contexts)
+    rome.factors = {EDITED_LAYER: factorize(moment_of(EDITED_LAYER))}
+    for request in REQUESTS[:2]:
+        (expected,) = rome.edit([request])
+        (update,) = emmet(tiny_lm, contexts).edit([request])
+        assert (update.dense() - expected.dense()).norm() < 1e-5 * expected.dense().norm()
+
+
+def test_edit_raises_its_target(tiny_lm):
+    editor = emmet(tiny_lm, ["{}"])
+    before = log_prob(editor, NEAR)
+    editor.make_edit([NEAR])
+    after = log_prob(editor, NEAR)
+    editor.restore()
+    assert after > before
+
+
+def test_facts_of_one_key_cannot_be_met_together_and_fail():
+    editor = emmet(tiny_model("gpt2"))
+    same_key = REQUESTS[0]._replace(prompt="{} lived in", target_new="Rome")
+    before = oriented(editor.lm, editor.edited_weights()[0]).clone()
+    editor.make_edit([*REQUESTS, same_key])
+    assert editor.record["status"] == "failed"
+    assert "rank-deficient: of 5 keys, column 4" in editor.record["reason"]
+    assert "parallel columns: 0 and 4" in editor.record["reason"]
+    assert torch.equal(oriented(editor.lm, editor.edited_weights()[0]), before)
+
+
+def test_repeated_request_does_not_make_the_system_singular():
+    editor = emmet(tiny_model("gpt2"))
+    editor.make_edit([*REQUESTS, REQUESTS[0]])
+    assert editor.record["status"] == "applied"
+
+
+def test_resumed_run_is_bit_for_bit_the_uninterrupted_one(tiny_gpt2):
+    check_resumed(lambda: EMMET(EDITED_LAYER, lm="tiny"), deepcopy(tiny_gpt2))
