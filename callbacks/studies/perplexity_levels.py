@@ -74,7 +74,8 @@ class PerplexityLevels(Downstream):
         callbacks = trainer.callbacks  # type: ignore[attr-defined] # set by Lightning's connector
         if stage == "fit" and not any(isinstance(callback, Perplexity) for callback in callbacks):
             raise ValueError(
-                "PerplexityLevels needs callbacks.watching.perplexity.Perplexity beside it"
+                "PerplexityLevels needs callbacks.watching.perplexity.Perplexity among the "
+                "callbacks"
             )
         if stage == "fit" and not judged(trainer, in_full=True):
             raise ValueError(

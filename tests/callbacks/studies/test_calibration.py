@@ -136,7 +136,7 @@ class TestRun:
 
 class TestMistakes:
     def test_a_sequential_run_is_refused(self, lm, tmp_path):
-        with pytest.raises(ValueError, match=r"add callbacks\.restore\.RestoreWeights"):
+        with pytest.raises(ValueError, match=r"add callbacks\.watching\.restore\.RestoreWeights"):
             fit(lm, tmp_path, [*watching(), RiskCalibration()])
 
     def test_a_run_without_watching_is_refused(self, lm, tmp_path):

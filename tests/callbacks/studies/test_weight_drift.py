@@ -180,6 +180,6 @@ class TestMistakes:
             WeightDrift(**options)
 
     def test_a_run_without_a_ledger_is_refused_before_any_edit(self, lm, tmp_path):
-        with pytest.raises(ValueError, match=r"add callbacks\.edit_ledger\.EditLedger"):
+        with pytest.raises(ValueError, match=r"add callbacks\.keeping\.edit_ledger\.EditLedger"):
             fit(lm, tmp_path, [*watching(), WeightDrift()])
         assert (tmp_path / "edits.jsonl").read_text() == ""
