@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,10 +45,11 @@ def moment_of(layer: int, width: int = 48) -> Tensor:
 
 def ready(editor: KeyValueEditor, lm: PreTrainedModel, contexts: Sequence[str] = CONTEXTS) -> Any:
     """The editor with a model in memory and made-up second moments, ready to edit."""
-    editor.value = FAST if editor.value.stop == "goal" else editor.value
+    if editor.search.options.stop == "goal":
+        editor.search.options = replace(FAST, anchor=editor.search.options.anchor)
     editor.attach(lm, TOKENIZER)
-    editor.contexts = list(contexts)
-    editor.context_lengths = KINDS if len(contexts) > 1 else {}
+    editor.contexts.templates = list(contexts)
+    editor.contexts.lengths = KINDS if len(contexts) > 1 else {}
     if editor.second_moment == "estimated":
         width = oriented(lm, editor.edited_weights()[0]).shape[1]
         editor.load_moment = lambda layer: moment_of(layer, width)
@@ -128,7 +130,7 @@ def slow_edit(
     for number, layer in enumerate(editor.layers):
         keys, residuals = [], []
         for request, value in zip(batch, wanted, strict=True):
-            found, hidden = slow_states(lm, (layer, last), editor.contexts, request)
+            found, hidden = slow_states(lm, (layer, last), editor.contexts.templates, request)
             keys.append(found[0] / 2 + (found[1] + found[2]) / 4)
             residuals.append((value.double() - hidden[0]) / (len(editor.layers) - number))
         change = equation(layer, torch.stack(keys, 1), torch.stack(residuals, 1))

@@ -41,7 +41,7 @@ def full_value_search(editor: RankOneEditor, request: EditRequest) -> FoundValue
             request.subject,
             request.target_new,
         )
-        for context in editor.contexts
+        for context in editor.contexts.templates
     ]
     essence = request_span(tokenizer, ESSENCE, request.subject, "")
     batch = collate([s.tokens[:-1] for s in spans] + [essence.tokens], lm.device)
@@ -53,7 +53,7 @@ def full_value_search(editor: RankOneEditor, request: EditRequest) -> FoundValue
     rows = torch.arange(len(spans) + 1)
     subjects = torch.tensor([s.subject for s in [*spans, essence]])
     edited = output_map(lm, editor.value_layer)
-    greedy = editor.value.stop == "most_probable"
+    greedy = editor.search.options.stop == "most_probable"
     original: list[Tensor] = []
     first: list[Tensor] = []
 
@@ -85,7 +85,7 @@ def full_value_search(editor: RankOneEditor, request: EditRequest) -> FoundValue
     with published_kernels(lm):
         with torch.no_grad():
             answers(torch.zeros(1, lm.config.hidden_size), [0])
-        return value_search(answers, original[0][None], editor.value)[0]
+        return value_search(answers, original[0][None], editor.search.options)[0]
 
 
 @torch.no_grad()

@@ -80,9 +80,9 @@ def test_the_worked_example_needs_no_second_moment(method):
 
 def test_the_worked_config_makes_the_worked_method(tmp_path, monkeypatch):
     (tmp_path / "nse.py").write_text(block("python"))
-    config = yaml.safe_load(block("yaml").replace("lightning_modules.nse", "nse"))
+    config = yaml.safe_load(block("yaml").replace("NeuronSparse", "nse.NeuronSparse"))
     (tmp_path / "nse.yaml").write_text(yaml.dump(config))
     monkeypatch.syspath_prepend(tmp_path)
     cli = main(["--config", str(tmp_path / "nse.yaml"), "--model.activity", "0.5"], run=False)
-    assert (type(cli.model).__name__, cli.model.activity) == ("NeuronSparse", 0.5)
+    assert (type(cli.model).__name__, cli.model.system.activity) == ("NeuronSparse", 0.5)
     assert not (CONFIGS / "nse.yaml").exists()

@@ -1,12 +1,14 @@
 """The import rule and the sizes of the house, read from the syntax trees of the product code."""
 
 import ast
+import importlib
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from lightning import LightningModule
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("callbacks", "lightning_modules", "data_modules")
@@ -46,7 +48,7 @@ LIBRARIES = {  # beside the standard library; any where not listed
     "callbacks.watching.measures": {"torch", "numpy"},
     "lightning_modules.functional": {"torch"},
 }
-FUNCTION_LINES, FILE_LINES, YAML_LINES = 50, 250, 25
+FUNCTION_LINES, FILE_LINES, YAML_LINES, CLASSES_DEEP = 50, 250, 25, 5
 
 
 def module_name(path: Path) -> str:
@@ -150,6 +152,24 @@ def test_files_of_every_package_are_found():
 @pytest.mark.parametrize("module", MODULES)
 def test_module_imports_only_what_lies_below_it(module):
     assert refusals(module, iter(sorted(imports_of(module)))) == []
+
+
+def ancestors(kind: type) -> list[str]:
+    """Classes of ours that a class is or inherits from."""
+    return [base.__name__ for base in kind.__mro__ if base.__module__.split(".")[0] in PACKAGES]
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if under(m, "lightning_modules")])
+def test_from_lightning_to_any_module_there_are_at_most_five_classes(module):
+    kinds = vars(importlib.import_module(module)).values()
+    for kind in kinds:
+        if isinstance(kind, type) and issubclass(kind, LightningModule):
+            assert len(ancestors(kind)) <= CLASSES_DEEP, ancestors(kind)
+
+
+def test_no_two_modules_have_one_name():
+    names = [m.split(".")[-1] for m, path in MODULES.items() if path.name != "__init__.py"]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
 
 
 def test_no_modules_import_one_another_in_a_ring():

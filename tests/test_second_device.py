@@ -8,13 +8,13 @@ import torch
 from data_modules.records import WatchedText
 from lightning_modules.editing.editor import Editor
 from lightning_modules.editing.transforms import PRUNE, RECT, SPHERE
+from lightning_modules.functional.value_search import ValueSearchOptions
 from lightning_modules.jobs.key_statistics import KeyStatistics
 from lightning_modules.methods.alpha_edit import AlphaEdit
 from lightning_modules.methods.emmet import EMMET
 from lightning_modules.methods.encore import ENCORE
 from lightning_modules.methods.fine_tuning import FineTuning, LocalizedFineTuning
 from lightning_modules.methods.memit import MEMIT
-from lightning_modules.methods.nas import AnchoredROME
 from lightning_modules.methods.rls_edit import RLSEdit
 from lightning_modules.methods.rome import ROME, ConsistentROME, PromptOnlyROME
 from lightning_modules.methods.ultra_edit import UltraEdit
@@ -28,7 +28,7 @@ KEY_VALUE = {
     "rome": lambda: ROME(EDITED_LAYER, lm="tiny"),
     "c_rome": lambda: ConsistentROME(EDITED_LAYER, lm="tiny"),
     "p_rome": lambda: PromptOnlyROME(EDITED_LAYER, lm="tiny"),
-    "nas": lambda: AnchoredROME(layer=EDITED_LAYER, lm="tiny"),
+    "nas": lambda: ROME(EDITED_LAYER, lm="tiny", value=ValueSearchOptions(anchor=2.0)),
     "memit": lambda: MEMIT(layers=LAYERS, lm="tiny", history=True),
     "memit-rect": lambda: MEMIT(layers=LAYERS, lm="tiny", transform=RECT()),
     "memit-prune": lambda: MEMIT(layers=LAYERS, lm="tiny", transform=PRUNE()),

@@ -192,6 +192,6 @@ def tiny_editor(
     """An editor of a model that is in memory already, ready to edit."""
     editor = policy(lm="tiny", layer=EDITED_LAYER, value=options, second_moment="identity")
     editor.attach(lm, tiny_tokenizer())
-    editor.contexts = list(contexts)
+    editor.contexts.templates = list(contexts)
     editor.prepare()
     return editor

@@ -112,7 +112,8 @@ class CollapseGuard(L.Callback):
                 "CollapseGuard judges each edit by the watching behind it: let "
                 "trainer.val_check_interval be 1, and some text be watched"
             )
-        if self.risk < 1 and getattr(pl_module, "calibration", None) is None:
+        told = getattr(pl_module, "risk", None)
+        if self.risk < 1 and (told is None or told.calibration is None):
             raise ValueError(
                 f"{type(pl_module).__name__} has no calibration, and tells no probability of "
                 f"collapse to compare with {self.risk:g}; give --model.calibration a file made by "

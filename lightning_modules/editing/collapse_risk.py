@@ -54,6 +54,27 @@ class Calibration(NamedTuple):
         return 0.5 + 0.5 * math.tanh((self.intercept + sum(terms)) / 2)
 
 
+class CollapseRisk:
+    """A method's calibration, if there is one, and what it says of an edit.
+
+    Args:
+        file: that the user named, if any.
+    """
+
+    def __init__(self, file: str | None) -> None:
+        self.file = file
+        self.calibration: Calibration | None = None
+
+    def load(self, lm_name: str, card: Mapping[str, Any]) -> None:
+        """Takes the calibration of a model and of what would be edited in it, and how."""
+        self.calibration = load_calibration(self.file, lm_name, card)
+
+    def told(self, figures: Mapping[str, Any]) -> dict[str, Any]:
+        """Figures known before a search, with the probability of collapse if they tell it."""
+        found = self.calibration.probability(figures) if self.calibration is not None else None
+        return {**figures} if found is None else {**figures, "collapse_probability": found}
+
+
 def features_of(figures: Mapping[str, Any]) -> dict[str, float]:
     """Features without a scale, so that they mean the same in every layer and every model.
 

@@ -21,6 +21,8 @@ class ValueSearchOptions:
         goal: loss below which the search stops.
         stop: at the ``goal``, or as soon as the target is ``most_probable`` in every context
             (ENCORE's early stopping), if that comes first.
+        anchor: norm that the MLP's output with the change is scaled to (NAS), ``stored`` being the
+            one in this model's file; null: it is left as found.
     """
 
     steps: int = 20
@@ -30,6 +32,7 @@ class ValueSearchOptions:
     kl_weight: float = 0.0625
     goal: float = 0.05
     stop: Literal["goal", "most_probable"] = "goal"
+    anchor: float | Literal["stored"] | None = None
 
 
 class Answers(NamedTuple):
@@ -53,11 +56,13 @@ class FoundValue(NamedTuple):
         change: ``(d,)``, wanted minus original value, float32.
         losses: the loss at every evaluation, the last one belonging to ``change``.
         target_log_prob: mean log-probability of the target's tokens at the last evaluation, nats.
+        scale: what the MLP's output with the change was multiplied by since.
     """
 
     change: Tensor
     losses: list[float]
     target_log_prob: float
+    scale: float = 1.0
 
     def checked(self) -> "FoundValue":
         """Itself.

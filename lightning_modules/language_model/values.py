@@ -22,12 +22,14 @@ class Located(NamedTuple):
 
     Attributes:
         keys: ``(c, f)``, in each context; the first is unprefixed.
-        values: ``(c, d)``, likewise.
+        values: ``(c, d)``, likewise; what a search changes.
+        output: ``(d,)``, of the MLP in the plain context.
         subject_position: of the subject's last token in the plain prompt; 0 is the dangerous place.
     """
 
     keys: Tensor
     values: Tensor
+    output: Tensor
     subject_position: int
 
     @property
@@ -52,6 +54,7 @@ class Recorded(NamedTuple):
     Attributes:
         requests: n.
         suffixes: of all texts, ``b = n (contexts + 1)``, request by request.
+        values: ``(b, d)``, what a search changes: MLP outputs, or the residual stream behind them.
         rows: ``(a,)``, the text of each target token.
         columns: ``(a,)``, where its logits stand, from the subject's last token on.
         targets: ``(a,)``, target tokens.
@@ -60,6 +63,7 @@ class Recorded(NamedTuple):
 
     requests: int
     suffixes: Suffixes
+    values: Tensor
     rows: Tensor
     columns: Tensor
     targets: Tensor
@@ -75,10 +79,11 @@ class Recorded(NamedTuple):
         """Each request's keys and values."""
         keys, values = (
             part.unflatten(0, (self.requests, -1))[:, :-1]
-            for part in (self.suffixes.keys, self.suffixes.values)
+            for part in (self.suffixes.keys, self.values)
         )
+        outputs = self.suffixes.values[:: self.texts]
         positions = self.suffixes.positions[:: self.texts, 0].tolist()
-        return [Located(*parts) for parts in zip(keys, values, positions, strict=True)]
+        return [Located(*parts) for parts in zip(keys, values, outputs, positions, strict=True)]
 
     def chosen(self, numbers: Sequence[int]) -> "Recorded":
         """Those of some of the requests."""
@@ -89,9 +94,11 @@ class Recorded(NamedTuple):
         place[kept] = torch.arange(len(numbers), device=device)
         owner = self.rows // self.texts
         here = (place[owner] >= 0).nonzero()[:, 0]
+        texts = (kept[:, None] * self.texts + within).flatten()
         return Recorded(
             len(numbers),
-            self.suffixes.chosen((kept[:, None] * self.texts + within).flatten()),
+            self.suffixes.chosen(texts),
+            self.values[texts],
             (place[owner] * self.texts + self.rows % self.texts)[here],
             self.columns[here],
             self.targets[here],
@@ -154,7 +161,7 @@ def record_requests(
     )
     rows, columns, targets = torch.tensor(places, device=lm.device).T
     weights = 1.0 / rows.bincount()[rows] / len(contexts)
-    return Recorded(len(requests), suffixes, rows, columns, targets, weights)
+    return Recorded(len(requests), suffixes, suffixes.values, rows, columns, targets, weights)
 
 
 def _target_places(span: Span, row: int) -> list[tuple[int, int, int]]:
@@ -194,7 +201,7 @@ def search_values(
             none.index_add(0, owner, nll), kl, none.detach().index_add(0, owner, missed) == 0
         )
 
-    return value_search(answers, recorded.suffixes.values[:: recorded.texts], options)
+    return value_search(answers, recorded.values[:: recorded.texts], options)
 
 
 def _heard(

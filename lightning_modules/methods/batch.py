@@ -1,4 +1,4 @@
-"""Edits of many requests at once: which of them count, and what the journal keeps of them."""
+"""Values of many requests at once: which of them count, and what the journal keeps of them."""
 
 from collections.abc import Sequence
 from statistics import mean
@@ -14,7 +14,7 @@ from ..language_model.values import Located
 from .key_value import KeyValueEditor
 
 
-class Sought(NamedTuple):
+class Batch(NamedTuple):
     """Requests that agree with each other, with the values found for them.
 
     Attributes:
@@ -33,42 +33,41 @@ class Sought(NamedTuple):
         return torch.stack([where.values[0].float() + to.change for where, to in pairs], 1)
 
 
-class BatchEditor(KeyValueEditor):
-    """Edits the requests of a batch together.
+def seek_batch(editor: KeyValueEditor, requests: Sequence[EditRequest]) -> Batch:
+    """The values of all requests that count; their figures go to the editor's record.
 
     Of requests with the same subject and prompt the last one counts; if the others want another
     target, the journal says so.
+
+    Raises:
+        FloatingPointError: if the search of one met a loss that is not finite.
     """
+    last = {(request.subject, request.prompt): request for request in requests}
+    kept = list(last.values())
+    reasons = [
+        f"case {request.case_id} was left out: case {last[fact].case_id} of the same batch "
+        f"wants {last[fact].target_new!r} of the same subject and prompt"
+        for request in requests
+        if last[fact := (request.subject, request.prompt)].target_new != request.target_new
+    ]
+    located, found = (list(part) for part in zip(*editor.seek(kept), strict=True))
+    batch = Batch(kept, located, [value.checked() for value in found])
+    editor.record |= batch_figures(editor, batch, reasons)
+    return batch
 
-    def seek_batch(self, requests: Sequence[EditRequest]) -> Sought:
-        """The values of all requests that count.
 
-        Raises:
-            FloatingPointError: if the search of one met a loss that is not finite.
-        """
-        last = {(request.subject, request.prompt): request for request in requests}
-        kept = list(last.values())
-        reasons = [
-            f"case {request.case_id} was left out: case {last[fact].case_id} of the same batch "
-            f"wants {last[fact].target_new!r} of the same subject and prompt"
-            for request in requests
-            if last[fact := (request.subject, request.prompt)].target_new != request.target_new
-        ]
-        located, found = (list(part) for part in zip(*self.seek(kept), strict=True))
-        sought = Sought(kept, located, [value.checked() for value in found])
-        self.record |= self.batch_figures(sought, reasons)
-        return sought
-
-    def batch_figures(self, sought: Sought, reasons: list[str]) -> dict[str, float | str]:
-        """Means of what the journal keeps of each search, and every reason to be careful."""
-        rows = [self.figures(*pair) for pair in zip(sought.located, sought.found, strict=True)]
-        unmet = [row.pop("reason") for row in rows if "reason" in row]
-        if len(rows) == 1:
-            reasons += unmet
-        elif unmet:
-            reasons.append(
-                f"{len(unmet)} of {len(rows)} value searches ended above their goal "
-                f"{self.value.goal:g}"
-            )
-        figures = {name: mean(row[name] for row in rows) for name in rows[0]}
-        return figures | ({"reason": "; ".join(reasons)} if reasons else {})
+def batch_figures(
+    editor: KeyValueEditor, batch: Batch, reasons: list[str]
+) -> dict[str, float | str]:
+    """Means of what the journal keeps of each search, and every reason to be careful."""
+    rows = [editor.figures(*pair) for pair in zip(batch.located, batch.found, strict=True)]
+    unmet = [row.pop("reason") for row in rows if "reason" in row]
+    if len(rows) == 1:
+        reasons += unmet
+    elif unmet:
+        reasons.append(
+            f"{len(unmet)} of {len(rows)} value searches ended above their goal "
+            f"{editor.search.options.goal:g}"
+        )
+    figures = {name: mean(row[name] for row in rows) for name in rows[0]}
+    return figures | ({"reason": "; ".join(reasons)} if reasons else {})

@@ -9,10 +9,11 @@ from data_modules.records import EditRequest
 
 from ..editing.edited_weights import Update
 from ..functional.least_squares import NormalEquations, equality_update
-from .batch import BatchEditor
+from .batch import seek_batch
+from .key_value import KeyValueEditor
 
 
-class EMMET(BatchEditor):
+class EMMET(KeyValueEditor):
     """Edits one layer under equality constraints (Gupta et al. 2024): ``W K = V`` afterwards.
 
     ``Δ = R (Kᵀ C⁻¹ K)⁻¹ Kᵀ C⁻¹`` with ``R = V - W K`` and mean keys throughout, so that an edit of
@@ -32,12 +33,12 @@ class EMMET(BatchEditor):
         Raises:
             FloatingPointError: if a key is a linear combination of others.
         """
-        sought = self.seek_batch(requests)
-        keys = torch.stack([located.keys.double().mean(0) for located in sought.located], 1)
-        values = torch.stack([located.values.double().mean(0) for located in sought.located], 1)
+        batch = seek_batch(self, requests)
+        keys = torch.stack([located.keys.double().mean(0) for located in batch.located], 1)
+        values = torch.stack([located.values.double().mean(0) for located in batch.located], 1)
         system = NormalEquations(self.factors[self.value_layer])
         try:
-            change = equality_update(system, keys, sought.wanted() - values)
+            change = equality_update(system, keys, batch.wanted() - values)
         except ValueError as error:
             raise FloatingPointError(str(error)) from error
         yield Update(self.edited_weights()[0], change.left, change.right)

@@ -2,15 +2,12 @@
 
 from typing import Any
 
-from torch import Tensor
-
-from ..functional.least_squares import NormalEquations
-from ..functional.rank_one import factorize
 from ..functional.value_search import ValueSearchOptions
-from .memit import RidgeEditor
+from .spread import SpreadEditor
+from .systems import Ridge
 
 
-class ENCORE(RidgeEditor):
+class ENCORE(SpreadEditor):
     """ENCORE (Gupta et al. 2025): ``A = λ C + μ I``, history, and most-probable early stopping.
 
     A value's search stops as soon as the target is the most probable continuation in every
@@ -21,6 +18,9 @@ class ENCORE(RidgeEditor):
         norm_weight: μ, how strongly the size of a change is held down.
         value: how values are searched.
         history: keep the keys of past edits.
+
+    Raises:
+        ValueError: if a weight is not positive.
     """
 
     def __init__(
@@ -31,24 +31,8 @@ class ENCORE(RidgeEditor):
         history: bool = True,
         **options: Any,
     ) -> None:
-        super().__init__(value=value, history=history, **options)
         for name, weight in (("preservation", preservation), ("norm_weight", norm_weight)):
             if not weight > 0:
                 raise ValueError(f"{name} must be positive, got {weight}")
-        self.preservation = preservation
-        self.norm_weight = norm_weight
-
-    def protect(self, layer: int, moment: Tensor | None) -> None:
-        """Factorizes ``λ C + μ I``."""
-        if moment is None:
-            weight = self.preservation + self.norm_weight
-            self.start_from(layer, NormalEquations(None, weight))
-        else:
-            held = self.preservation * moment.double()
-            held.diagonal().add_(self.norm_weight)
-            self.start_from(layer, NormalEquations(factorize(held)))
-
-    def card(self) -> dict[str, Any]:
-        """Adds λ and μ."""
-        weights = {"preservation": self.preservation, "norm_weight": self.norm_weight}
-        return super().card() | weights
+        system = Ridge(preservation, norm_weight, history)
+        super().__init__(system=system, value=value, **options)

@@ -59,8 +59,8 @@ class RankOneEditor(KeyValueEditor):
         chosen = self.choose_keys(located.keys, located.values)
         residual = located.values[0] + found.checked().change - chosen.value
         change = rank_one_update(self.direction(chosen), chosen.key, residual)
-        foreseen = self.foretold(divided_by(change.right, chosen.key) | located.figures)
-        self.record |= self.figures(located, found) | foreseen
+        known = divided_by(change.right, chosen.key) | located.figures
+        self.record |= self.figures(located, found) | self.risk.told(known)
         self.record["numerator_norm"] = change.numerator_norm
         return Update(self.edited_weights()[0], change.left[:, None], change.right[None])
 
@@ -68,11 +68,11 @@ class RankOneEditor(KeyValueEditor):
         """``C⁻¹ k``, ``(f,)``, of the key that gives the direction."""
         return whiten(chosen.direction[:, None], self.factors[self.value_layer])[:, 0]
 
-    def risk(self, located: Located) -> dict[str, Any]:
-        """Tells also what an edit would divide by."""
+    def foreseen(self, located: Located) -> dict[str, Any]:
+        """Adds what an edit would divide by."""
         chosen = self.choose_keys(located.keys, located.values)
         direction = F.normalize(self.direction(chosen), dim=0)
-        return self.foretold(divided_by(direction, chosen.key) | located.figures)
+        return divided_by(direction, chosen.key) | located.figures
 
     def key_kinds(self, request: EditRequest, located: Located) -> dict[str, Tensor]:
         """Adds ``C⁻¹ k̄`` of unit length, whatever the policy."""
@@ -134,7 +134,7 @@ class FullyConsistentROME(RankOneEditor):
             ValueError: if there is only the plain one.
         """
         super().prepare()
-        if len(self.contexts) < 2:
+        if len(self.contexts.templates) < 2:
             raise ValueError(
                 "FullyConsistentROME takes its keys from prefixed contexts, and there are none; "
                 "give some, such as --model.contexts '{5: 10}'"

@@ -68,9 +68,9 @@ def measure(shape: Shape, embedded: ROME, device: torch.device, count: int) -> l
 
     measured = [("sequential edit", sequential), ("edit of a sweep", sweep)]
     found = [timed(name, function, len(requests), device) for name, function in measured]
-    editor.compilation = Compilation(lm)
+    editor.search.compilation = Compilation(lm)
     compiled = timed("compiled sequential edit", sequential, len(requests), device)
-    found.append(compiled | {"compiles": editor.compilation.works})
+    found.append(compiled | {"compiles": editor.search.compilation.works})
     return [row | {"shape": f"{shape.name}, {lm.dtype}, 20 steps"} for row in found]
 
 

@@ -29,7 +29,7 @@ def embedded_editor() -> ROME:
 def random_editor(lm: PreTrainedModel, layer: int, embedded: ROME) -> ROME:
     """ROME on a random model, which always takes all its steps."""
     editor = ROME(layer=layer, value=ValueSearchOptions(goal=0.0), second_moment="identity")
-    editor.contexts = embedded.contexts
+    editor.contexts.templates = embedded.contexts.templates
     editor.attach(lm.eval().requires_grad_(False), embedded.tokenizer)
     editor.prepare()
     return editor

@@ -118,7 +118,7 @@ class TestRun:
         assert told == sorted(told, reverse=True)
         assert all(0 < probability < 1 for probability in told)
         (edit,) = (edit for edit in sweep.edits if edit["case_id"] == rows[0]["case_id"])
-        assert editor.calibration.probability(edit) == pytest.approx(told[0], rel=1e-3)
+        assert editor.risk.calibration.probability(edit) == pytest.approx(told[0], rel=1e-3)
 
     def test_another_method_is_refused(self, sweep, lm, tmp_path):
         file = sweep.folder / "risk_calibration.json"

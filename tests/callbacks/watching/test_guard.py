@@ -232,7 +232,7 @@ def test_an_edit_of_too_high_a_probability_of_collapse_is_refused_unseen(lm, tmp
     class Foretelling(ROME):
         def prepare(self):
             super().prepare()
-            self.calibration = Calibration({"log_denominator_relative": cut}, 0.0)
+            self.risk.calibration = Calibration({"log_denominator_relative": cut}, 0.0)
 
     run = guarded(lm, tmp_path, method=Foretelling, risk=0.5)
     refused = [n for n, status in enumerate(run.column("status")) if status == "rolled_back"]

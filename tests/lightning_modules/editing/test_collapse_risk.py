@@ -121,7 +121,7 @@ class TestEditor:
             editor.attach(tiny_gpt2, tiny_tokenizer())
             card = editor.card()
             own = {name: card[name] for name in ABOUT}
-            editor.calibration_file = written(tmp_path, **own)
+            editor.risk.file = written(tmp_path, **own)
             editor.prepare()
             return editor
 
@@ -161,7 +161,7 @@ def test_the_embedded_models_calibration_ranks_the_edits_of_another_model(shared
     lm = str(shared_data / "models/nano_gpt2")
     editor = ROME(lm=lm, layer=golden["hyper"]["layer"], second_moment="identity")
     editor.configure_model()
-    editor.contexts = golden["contexts"]
+    editor.contexts.templates = golden["contexts"]
     editor.prepare()
     embedded = json.loads((EMBEDDED / "risk_calibration.json").read_text())
     features = {name: Feature(**feature) for name, feature in embedded["features"].items()}

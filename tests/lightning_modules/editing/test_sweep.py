@@ -4,7 +4,6 @@ import torch
 from data_modules.records import EditRequest, WatchedText
 from lightning_modules.editing.edited_weights import Update
 from lightning_modules.editing.sweep import Made, Sweep
-from lightning_modules.methods.nas import AnchoredROME
 from lightning_modules.methods.rome import ROME
 from tests.tiny import tiny_editor
 
@@ -74,9 +73,10 @@ def test_dense_updates_are_not_watched_together(tiny_gpt2):
     assert sweep.watch(TEXTS, editor.watch) is None
 
 
-@pytest.mark.parametrize("method", [ROME, AnchoredROME])
-def test_later_requests_of_a_batch_are_searched_behind_the_first_ahead_too(tiny_gpt2, method):
-    editor = tiny_editor(method, tiny_gpt2)
+@pytest.mark.parametrize("anchor", [None, 2.0])
+def test_later_requests_of_a_batch_are_searched_behind_the_first_ahead_too(tiny_gpt2, anchor):
+    editor = tiny_editor(ROME, tiny_gpt2)
+    editor.search.anchor = anchor
     one_by_one = []
     for requests in BATCHES:
         editor.make_edit(requests)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_modules.functional.norm_anchor import anchored
+from lightning_modules.functional.norm_anchor import anchor_norm, anchored
 
 BOTH_DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
@@ -21,3 +21,10 @@ def test_value_of_zero_stays_zero():
 def test_norm_that_is_not_positive_is_refused(norm):
     with pytest.raises(ValueError, match=f"anchor's norm must be positive, got {norm}"):
         anchored(torch.ones(1, 2), norm)
+
+
+@BOTH_DTYPES
+def test_anchor_is_the_mean_norm_without_the_largest(dtype):
+    values = torch.tensor([[3.0, 4.0], [0.0, 1.0], [0.0, 900.0], [0.0, 3.0]], dtype=dtype)
+    assert anchor_norm(values, trimmed=0.25) == pytest.approx(3.0)
+    assert anchor_norm(values, trimmed=0.0) == pytest.approx(909 / 4)

@@ -17,8 +17,8 @@ REQUESTS = [
 def editors(lm):
     """One that searches uncompiled and one that compiles."""
     plain, compiling = tiny_editor(ROME, lm), tiny_editor(ROME, lm)
-    compiling.compile_search = True
-    compiling.prepare()
+    compiling.search.compiled = True
+    compiling.search.attach(lm, compiling.tokenizer, compiling.value_layer)
     return plain, compiling
 
 
@@ -35,7 +35,7 @@ def test_a_compiled_search_finds_the_same_values(tiny_lm, compile_by):
     compile_by("eager")
     plain, compiling = editors(tiny_lm)
     assert_same(plain, compiling)
-    assert compiling.compilation.works
+    assert compiling.search.compilation.works
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt", "llama"])
@@ -90,7 +90,7 @@ def test_inductor_finds_the_same_values(tiny_llama):
     torch.compiler.reset()
     plain, compiling = editors(tiny_llama)
     assert_same(plain, compiling)
-    assert compiling.compilation.works
+    assert compiling.search.compilation.works
 
 
 @pytest.mark.gpu
@@ -102,4 +102,4 @@ def test_cuda_graphs_find_the_same_values(family):
     plain, compiling = (editor.to("cuda") for editor in editors(tiny_model(family)))
     for _ in range(3):  # a CUDA graph is recorded at the second call of a shape
         assert_same(plain, compiling)
-    assert compiling.compilation.works
+    assert compiling.search.compilation.works

@@ -70,7 +70,7 @@ def test_null_space_and_history_belong_to_one_editor(tiny_gpt2):  # B19
     one = ready(alpha_edit(), deepcopy(tiny_gpt2))
     other = ready(alpha_edit(energy=0.5), deepcopy(tiny_gpt2))
     one.make_edit(REQUESTS[:2])
-    assert one.null_spaces[0].dimension < other.null_spaces[0].dimension
+    assert one.system.null_spaces[0].dimension < other.system.null_spaces[0].dimension
     assert other.history == {}
     assert one.history["keys/0"].shape == (48, 2)
 

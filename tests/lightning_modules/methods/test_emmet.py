@@ -5,6 +5,7 @@ import torch
 
 from lightning_modules.functional.rank_one import factorize
 from lightning_modules.language_model.layout import oriented, output_map
+from lightning_modules.methods.batch import seek_batch
 from lightning_modules.methods.emmet import EMMET
 from lightning_modules.methods.rome import ConsistentROME, PromptOnlyROME
 from tests.batches import (
@@ -26,7 +27,7 @@ def emmet(lm, contexts=CONTEXTS) -> EMMET:
 
 def test_edit_maps_every_mean_key_exactly(tiny_lm):
     editor = emmet(tiny_lm)
-    sought = editor.seek_batch(REQUESTS)
+    sought = seek_batch(editor, REQUESTS)
     editor.make_edit(REQUESTS)
     mapped = output_map(tiny_lm, EDITED_LAYER)
     for located, value in zip(sought.located, sought.wanted().T, strict=True):
@@ -39,7 +40,7 @@ def test_edit_maps_every_mean_key_exactly(tiny_lm):
 def test_edit_is_the_equation_with_an_explicit_inverse(family):
     lm = tiny_model(family)
     editor = emmet(lm)
-    sought = editor.seek_batch(REQUESTS)
+    sought = seek_batch(editor, REQUESTS)
     fix_values(editor, values_of(editor, REQUESTS))
     keys = torch.stack([located.keys.double().mean(0) for located in sought.located], 1)
     values = torch.stack([located.values.double().mean(0) for located in sought.located], 1)

@@ -68,7 +68,7 @@ def test_search_goes_on_until_the_clean_prompt_gives_the_target(tiny_gpt2):  # B
 
 
 def test_default_search_stops_at_the_most_probable():
-    assert ENCORE(lm="tiny").value.stop == "most_probable"
+    assert ENCORE(lm="tiny").search.options.stop == "most_probable"
 
 
 def test_resumed_run_is_bit_for_bit_the_uninterrupted_one(tiny_gpt2):  # B18

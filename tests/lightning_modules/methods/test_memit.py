@@ -5,6 +5,7 @@ import torch
 
 from lightning_modules.functional.value_search import ValueSearchOptions
 from lightning_modules.language_model.layout import oriented
+from lightning_modules.methods.batch import seek_batch
 from lightning_modules.methods.memit import MEMIT
 from tests.batches import (
     KINDS,
@@ -161,7 +162,7 @@ def test_ill_conditioned_moment_is_solved_in_float64(tiny_gpt2):  # B25
     moment = directions * sizes @ directions.T
     editor.protect(1, (moment + moment.T) / 2)
     (update,) = editor.edit(REQUESTS)
-    sought = editor.seek_batch(REQUESTS)
+    sought = seek_batch(editor, REQUESTS)
     keys, values = (part.double() for part in editor.states(1, sought))
     residuals = sought.wanted() - values
     # the optimum: Δ A = (R - Δ K) Kᵀ
@@ -194,7 +195,7 @@ def test_keys_of_a_collapsed_model_fail_the_edit_and_leave_no_trace():
 
 def test_clamp_is_relative_to_the_residual_stream(tiny_gpt2):
     editor = ready(memit([1]), tiny_gpt2)
-    editor.value = ValueSearchOptions(steps=3, learning_rate=100.0, clamp=0.75)
+    editor.search.options = ValueSearchOptions(steps=3, learning_rate=100.0, clamp=0.75)
     ((located, found),) = editor.seek(REQUESTS[:1])
     assert float(found.change.norm()) == pytest.approx(0.75 * float(located.values[0].norm()))
 

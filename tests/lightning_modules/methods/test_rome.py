@@ -3,6 +3,8 @@ import torch
 from torch import Tensor
 
 from data_modules.records import EditRequest
+from lightning_modules.editing.contexts import Contexts
+from lightning_modules.editing.prefixes import PromptPrefix
 from lightning_modules.functional.rank_one import factorize
 from lightning_modules.functional.value_search import ValueSearchOptions
 from lightning_modules.language_model.layout import output_map, output_weight_name
@@ -135,7 +137,9 @@ def test_kinds_of_keys_are_those_of_the_located_request(tiny_lm, request_):
     assert one.keys.keys() == {"plain", "mean", "direction", "first", "prefixed"}
     torch.testing.assert_close(one.keys["plain"], located.keys[0])
     torch.testing.assert_close(one.keys["mean"], located.keys.mean(0))
-    torch.testing.assert_close(one.keys["prefixed"], located.keys[editor.context_of(request_)])
+    torch.testing.assert_close(
+        one.keys["prefixed"], located.keys[editor.contexts.number_of(request_)]
+    )
     slow = torch.linalg.solve(random_moment().double(), located.keys.mean(0).double())
     torch.testing.assert_close(one.keys["direction"], (slow / slow.norm()).float())
     assert torch.allclose(one.keys["first"], one.keys["plain"], atol=1e-4) == one.begins
@@ -178,7 +182,8 @@ def test_layer_that_does_not_exist_is_refused(tiny_gpt2):
 def test_contexts_belong_to_the_seed(tiny_gpt2):
     editors = [tiny_editor(ROME, tiny_gpt2) for _ in range(3)]
     for editor, seed in zip(editors, (0, 0, 1), strict=True):
-        editor.seed, editor.context_lengths, editor.contexts = seed, {4: 2}, []
+        editor.contexts = Contexts({4: 2}, PromptPrefix(), seed)
         editor.prepare()
-    assert editors[0].contexts == editors[1].contexts != editors[2].contexts
-    assert editors[0].contexts[0] == "{}"
+    sampled = [editor.contexts.templates for editor in editors]
+    assert sampled[0] == sampled[1] != sampled[2]
+    assert sampled[0][0] == "{}"

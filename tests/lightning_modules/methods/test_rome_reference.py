@@ -42,7 +42,7 @@ def editors(shared_data: Path, reference: dict, tensors: dict) -> dict[tuple, Ra
     for policy, method in POLICIES.items():
         editor = method(hyper["layer"], value=options, lm=str(shared_data / "models/nano_gpt2"))
         editor.configure_model()
-        editor.contexts = reference["contexts"]
+        editor.contexts.templates = reference["contexts"]
         for moment in ("identity", "estimated"):
             editors[policy, moment] = editor
     return editors

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lightning_modules.methods.batch import seek_batch
 from lightning_modules.methods.memit import MEMIT
 from lightning_modules.methods.spread import SpreadEditor
 from tests.batches import KINDS, REQUESTS, ready, values_of, weights
@@ -16,13 +17,13 @@ def test_layers_together_take_the_whole_residual(tiny_gpt2):
     wanted = values_of(editor, REQUESTS)
     shares = []
     missing = [float("nan")]
-    fit = editor.fit
+    fit = editor.system.fit
 
-    def noted(layer, keys, residuals):
+    def noted(layer, keys, residuals, history):
         shares.append(float(residuals.norm()))
-        return fit(layer, keys, residuals)
+        return fit(layer, keys, residuals, history)
 
-    editor.fit = noted
+    editor.system.fit = noted
     for update in editor.edit(REQUESTS):
         editor.apply_update(update)
         now = torch.stack([located.values[0] for located in editor.locate(REQUESTS)])
@@ -35,7 +36,7 @@ def test_layers_together_take_the_whole_residual(tiny_gpt2):
 
 def test_upper_layer_sees_the_change_of_the_lower_one():
     editor = spread_editor(tiny_model("gpt2"))
-    sought = editor.seek_batch(REQUESTS)
+    sought = seek_batch(editor, REQUESTS)
     before, _ = editor.states(2, sought)
     next(updates := editor.edit(REQUESTS))
     same, _ = editor.states(2, sought)
@@ -53,13 +54,13 @@ def test_each_kind_of_context_weighs_the_same(tiny_gpt2):
     keys = torch.randn(5, 3, 48, generator=torch.Generator().manual_seed(0))
     expected = (keys[:, 0] / 2 + keys[:, 1] / 4 + keys[:, 2] / 4).T
     torch.testing.assert_close(editor.mean_keys(keys), expected)
-    editor.context_lengths = {5: 1, 10: 1}
+    editor.contexts.lengths = {5: 1, 10: 1}
     torch.testing.assert_close(editor.mean_keys(keys), keys.mean(1).T)
 
 
 def test_keys_of_the_value_layer_are_recorded_only_once(tiny_lm):
     single = ready(MEMIT(layers=[1], lm="tiny"), tiny_lm)
-    sought = single.seek_batch(REQUESTS)
+    sought = seek_batch(single, REQUESTS)
     keys, values = single.states(1, sought)
     if single.values_add_up:
         single.layers = [0, 1]
@@ -72,16 +73,16 @@ def test_keys_of_the_value_layer_are_recorded_only_once(tiny_lm):
 
 def test_requests_are_read_in_as_many_parts_as_memory_asks_for(tiny_gpt2):
     editor = spread_editor(tiny_gpt2)
-    sought = editor.seek_batch(REQUESTS)
+    sought = seek_batch(editor, REQUESTS)
     together = editor.states(0, sought)
-    editor.search_together = 3
+    editor.search.together = 3
     for one, other in zip(together, editor.states(0, sought), strict=True):
         torch.testing.assert_close(one, other)
 
 
 def test_method_takes_its_authors_contexts():
-    assert MEMIT(lm="tiny").context_lengths == {10: 5}
-    assert MEMIT(lm="tiny", contexts=KINDS).context_lengths == KINDS
+    assert MEMIT(lm="tiny").contexts.lengths == {10: 5}
+    assert MEMIT(lm="tiny", contexts=KINDS).contexts.lengths == KINDS
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gemma3_text"])

@@ -41,7 +41,7 @@ class Prefixed(ConsistentROME):
 
 def editor_with(lm, policy, **options):
     editor = tiny_editor(ROME, lm)
-    editor.test_prefix = PromptPrefix(policy, **options)
+    editor.contexts.prefix = PromptPrefix(policy, **options)
     return editor
 
 
@@ -56,7 +56,7 @@ def nll(editor, prompt, target):
 def test_judging_puts_the_context_before_the_rewrite_prompt(tiny_lm):
     editor = editor_with(tiny_lm, "all")
     judged = editor.judge(FIRST)
-    context = editor.contexts[editor.context_of(FIRST)]
+    context = editor.contexts.templates[editor.contexts.number_of(FIRST)]
     prompt = context.replace("{}", FIRST.text)
     new, true = (nll(editor, prompt, t) for t in (FIRST.target_new, FIRST.target_true))
     assert judged["efficacy"] == (new < true)
@@ -82,7 +82,7 @@ def test_collapse_means_a_plain_key_far_from_the_mean_key(tiny_gpt2):
     far, near = sorted(cosines, key=cosines.__getitem__)
     editor = editor_with(tiny_gpt2, "collapse", cosine=sum(cosines.values()) / 2)
     assert editor.worded(near) is near
-    context = editor.contexts[editor.context_of(far)]
+    context = editor.contexts.templates[editor.contexts.number_of(far)]
     assert editor.worded(far).prompt == context.replace("{}", far.prompt)
     assert editor.record["test_prefix"] == {str(far.case_id): context}
 
@@ -90,7 +90,7 @@ def test_collapse_means_a_plain_key_far_from_the_mean_key(tiny_gpt2):
 def test_collapse_is_told_by_the_unedited_model_whatever_the_edits(tiny_gpt2):
     editor = editor_with(tiny_gpt2, "collapse", cosine=0.999)
     expected = editor.worded(FIRST), editor.worded(LATER)
-    editor.far = {}
+    editor.contexts._far.clear()
     for update in editor.edit([FIRST]):
         editor.apply_update(update)
     edited = {name: weight.clone() for name, weight in editor.edited.masters().items()}
@@ -104,7 +104,7 @@ def test_the_journal_tells_each_edits_prefix_and_scores_it_before_and_after(lm, 
     contexts = run.summary["contexts"]
     assert run.summary["test_prefix"] == {"policy": "all", "paraphrases": True, "cosine": 0.5}
     for edit, request in zip(run.edits, REQUESTS, strict=True):
-        expected = contexts[run.editor.context_of(request)]
+        expected = contexts[run.editor.contexts.number_of(request)]
         assert edit["test_prefix"] == {str(request.case_id): expected}
         assert expected != "{}"
     plain = fit(lm, tmp_path / "plain", watching(), method=ConsistentROME)
@@ -123,7 +123,7 @@ def test_an_unedited_model_is_tested_behind_contexts_of_its_own(lm, tmp_path):
     editor = Prefixed(lm=lm, **METHOD)
     trainer = trainer_in(tmp_path, [EditMetrics()])
     trainer.test(editor, data_of())
-    assert len(editor.contexts) == 3
+    assert len(editor.contexts.templates) == 3
     assert editor.record["test_prefix"].keys() == {str(r.case_id) for r in REQUESTS}
     assert "retention/efficacy" in trainer.callback_metrics
 
@@ -134,7 +134,7 @@ def test_contexts_of_the_checkpoint_serve_the_test(lm, tmp_path):
     run.trainer.save_checkpoint(file, weights_only=False)
     fresh = Prefixed(lm=lm, **(METHOD | {"contexts": {4: 2}}))
     trainer_in(tmp_path, watching()).test(fresh, data_of(), ckpt_path=file)
-    assert fresh.contexts == run.summary["contexts"]
+    assert fresh.contexts.templates == run.summary["contexts"]
     assert torch.equal(fresh.lm.get_parameter(WEIGHT), run.weight)
     told = {k: v for edit in run.edits for k, v in edit["test_prefix"].items()}
     assert json.loads(json.dumps(fresh.record["test_prefix"])) == told

@@ -1,0 +1,98 @@
+"""Searching the values of requests: several together, ahead of their edits, compiled."""
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from data_modules.records import EditRequest
+
+from ..functional.norm_anchor import anchored
+from ..functional.value_search import FoundValue, ValueSearchOptions
+from ..language_model.compilation import Compilation
+from ..language_model.values import Located, Recorded, alike, search_values
+from .replicas import Place
+
+Record = Callable[[Sequence[EditRequest]], Recorded]
+Sought = tuple[Located, FoundValue]
+
+
+class ValueSearch:
+    """Finds the value that makes every context of a request answer with its target.
+
+    Args:
+        options: how values are searched.
+        together: requests searched in one batch, at most; bounds memory.
+        compiled: whether the model is compiled for the search.
+    """
+
+    def __init__(self, options: ValueSearchOptions, together: int, compiled: bool) -> None:
+        self.options = options
+        self.together = together
+        self.compiled = compiled
+        self.compilation: Compilation | None = None
+        self.anchor: float | None = None
+        self._ahead: dict[EditRequest, Sought] = {}
+
+    def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, layer: int) -> None:
+        """Takes the model, and the layer at whose output values are searched."""
+        self.lm, self.tokenizer, self.layer = lm, tokenizer, layer
+        self.compilation = Compilation(lm) if self.compiled else None
+
+    def seek(
+        self, requests: Sequence[EditRequest], record: Record, share: Place, device: torch.device
+    ) -> list[Sought]:
+        """Each request's keys and values, and the value found; devices share the requests.
+
+        Args:
+            requests: all of them.
+            record: runs some of the requests in every context.
+            share: which of the devices this is.
+            device: where the results are wanted.
+        """
+        if all(request in self._ahead for request in requests):
+            return [self._ahead[request] for request in requests]
+        sought: dict[int, Sought] = {}
+        parts = alike(self.tokenizer, requests, self.together)
+        for numbers in islice(parts, share.rank, None, share.devices):
+            recorded = record([requests[number] for number in numbers])
+            pairs = zip(recorded.located, self._found(recorded), strict=True)
+            sought |= zip(numbers, pairs, strict=True)
+        sought = share.joined(sought, device)
+        return [self.anchored(*sought[number]) for number in range(len(requests))]
+
+    def look_ahead(
+        self, requests: Sequence[EditRequest], record: Record, share: Place, device: torch.device
+    ) -> None:
+        """Searches the values of coming edits, each made apart from the others, together."""
+        self.forget()
+        self._ahead = dict(zip(requests, self.seek(requests, record, share, device), strict=True))
+
+    def anchored(self, located: Located, found: FoundValue) -> Sought:
+        """The value as found, or scaled so that the MLP's output has the anchor's norm (NAS)."""
+        if self.anchor is None:
+            return located, found
+        output = located.output.double()
+        wanted = output + found.change
+        (scaled,) = anchored(wanted[None], self.anchor)
+        scale = float(self.anchor / wanted.norm())
+        return located, found._replace(change=(scaled - output).float(), scale=scale)
+
+    def forget(self) -> None:
+        """Drops the values that were searched ahead."""
+        self._ahead = {}
+
+    def parts(self, requests: Sequence[EditRequest]) -> list[Sequence[EditRequest]]:
+        """The requests in as many parts as memory demands."""
+        return [requests[at : at + self.together] for at in range(0, len(requests), self.together)]
+
+    def unmet(self, found: FoundValue) -> bool:
+        """Whether a search ended above its goal."""
+        return self.options.stop == "goal" and found.losses[-1] >= self.options.goal
+
+    def _found(self, recorded: Recorded) -> list[FoundValue]:
+        def search() -> list[FoundValue]:
+            return search_values(self.lm, self.layer, recorded, self.options)
+
+        return search() if self.compilation is None else self.compilation(search)

@@ -1,0 +1,187 @@
+"""What a layer's change solves: the part in which the methods that spread residuals differ."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..functional.least_squares import LowRank, NormalEquations, ridge_update
+from ..functional.null_space import NullSpace, null_space
+from ..functional.rank_one import factorize
+from ..functional.recursive_least_squares import initial_covariance, recursive_update
+from .past_keys import History, PastKeys
+
+
+class System(ABC):
+    """Finds the change of a linear map for new keys, given the second moment of old ones."""
+
+    @abstractmethod
+    def prepare(self, layer: int, moment: Tensor | None) -> None:
+        """Takes a layer's second moment C ``(f, f)``, before any edit; None is the identity."""
+
+    @abstractmethod
+    def fit(self, layer: int, keys: Tensor, residuals: Tensor, history: History) -> LowRank:
+        """The layer's change.
+
+        Args:
+            layer: the layer.
+            keys: ``(f, n)``, one column per request.
+            residuals: ``(d, n)``, wanted minus present output.
+            history: what is remembered of past edits; entries are replaced, never changed in place.
+        """
+
+    def card(self) -> dict[str, Any]:
+        """Its parameters, for the summary of a run."""
+        return {}
+
+
+class Ridge(System):
+    """``Δ = R Kᵀ (A + Kp Kpᵀ + K Kᵀ)⁻¹`` with ``A = λ C + μ I``.
+
+    With a history, Kp are the keys of all past edits; else they are forgotten. Only the keys are
+    kept, what solving needs is made from them. An edit's cost then grows with their number.
+
+    Args:
+        preservation: λ, the number of tokens of text that outweigh an edit's key.
+        norm_weight: μ, how strongly the size of a change is held down.
+        history: whether past keys are kept.
+    """
+
+    def __init__(
+        self, preservation: float, norm_weight: float = 0.0, history: bool = False
+    ) -> None:
+        self.preservation = preservation
+        self.norm_weight = norm_weight
+        self.history = history
+        self.initial: dict[int, NormalEquations] = {}
+        self._known: dict[int, NormalEquations] = {}
+
+    def prepare(self, layer: int, moment: Tensor | None) -> None:
+        """Factorizes A."""
+        self._start_from(layer, self._unextended(moment))
+
+    def fit(self, layer: int, keys: Tensor, residuals: Tensor, history: History) -> LowRank:
+        """The ridge solution; adds the keys to the history if there is one."""
+        past = PastKeys(history, layer)
+        system = self._known[layer] = self._extended(layer, past)
+        if self.history:
+            past.append(keys)
+        return ridge_update(system, keys, residuals)
+
+    def card(self) -> dict[str, Any]:
+        """λ, μ, and whether past keys are kept."""
+        return {
+            "preservation": self.preservation,
+            "norm_weight": self.norm_weight,
+            "history": self.history,
+        }
+
+    def _unextended(self, moment: Tensor | None) -> NormalEquations:
+        """A alone."""
+        if moment is None:
+            return NormalEquations(None, self.preservation + self.norm_weight)
+        if not self.norm_weight:
+            return NormalEquations(factorize(moment), self.preservation)
+        held = self.preservation * moment.double()
+        held.diagonal().add_(self.norm_weight)
+        return NormalEquations(factorize(held))
+
+    def _start_from(self, layer: int, system: NormalEquations) -> None:
+        self.initial[layer] = self._known[layer] = system
+
+    def _extended(self, layer: int, past: PastKeys) -> NormalEquations:
+        """``A + Kp Kpᵀ`` from what was last known; an undo may have shortened the history since."""
+        system = self._known[layer]
+        keys, known = past.keys, system.past.keys if system.past else None
+        if keys is None or known is None:
+            system, shared = self.initial[layer], 0
+        else:
+            shared = min(known.shape[1], keys.shape[1])
+            if not torch.equal(known[:, :shared], keys[:, :shared].double()):
+                system, shared = self.initial[layer], 0
+            elif shared < known.shape[1]:
+                system = system.first(shared)
+        for batch in past.batches(shared):
+            system = system.extended(batch)
+        return system
+
+
+class NullSpaceRidge(Ridge):
+    """``Δ = R Kᵀ P (Kp Kpᵀ P + K Kᵀ P + L2 I)⁻¹``: no output outside a null space of C changes.
+
+    P projects on the null space; the history holds projected keys.
+
+    Args:
+        energy: the null space is spanned by the least eigenvectors of C that together hold at most
+            this share of its trace, whatever the model and the size of its keys.
+        ridge: L2, how strongly the size of a change is held down.
+        history: whether past keys are kept.
+    """
+
+    def __init__(self, energy: float, ridge: float, history: bool = True) -> None:
+        super().__init__(ridge, history=history)
+        self.energy = energy
+        self.null_spaces: dict[int, NullSpace] = {}
+
+    def prepare(self, layer: int, moment: Tensor | None) -> None:
+        """Finds the null space.
+
+        Raises:
+            ValueError: if there is no moment to find it in, or it is empty.
+        """
+        if moment is None:
+            raise ValueError("second_moment identity has no null space; AlphaEdit needs estimated")
+        self.null_spaces[layer] = null_space(moment, self.energy)
+        super().prepare(layer, None)
+
+    def fit(self, layer: int, keys: Tensor, residuals: Tensor, history: History) -> LowRank:
+        """The ridge solution for projected keys."""
+        return super().fit(layer, self.null_spaces[layer].project(keys), residuals, history)
+
+    def card(self) -> dict[str, Any]:
+        """The null spaces' energy and dimensions, L2, and whether past keys are kept."""
+        return {
+            "energy": self.energy,
+            "ridge": self.preservation,
+            "history": self.history,
+            "null_dimensions": {n: space.dimension for n, space in self.null_spaces.items()},
+        }
+
+
+class Recursive(System):
+    """``Δ = R Kᵀ C_t`` with ``C_t = C_{t-1} - F (I + Kᵀ F)⁻¹ Fᵀ`` and ``F = C_{t-1} K``.
+
+    What is remembered is one covariance ``(f, f)`` per layer, ``C₀ = (λ² I + μ² K0 K0ᵀ)⁻¹`` before
+    the first edit, so that every edit costs the same.
+
+    Args:
+        ridge: λ, how strongly weights are held where they are.
+        preservation: μ, how strongly the outputs for the keys of text are; their second moment
+            stands for ``K0 K0ᵀ``, so μ² is a number of tokens.
+    """
+
+    def __init__(self, ridge: float, preservation: float) -> None:
+        self.ridge = ridge
+        self.preservation = preservation
+        self.initial: dict[int, Tensor] = {}
+
+    def prepare(self, layer: int, moment: Tensor | None) -> None:
+        """Makes the covariance before any edit; that of the identity needs the keys' width."""
+        self.initial.pop(layer, None)
+        if moment is not None:
+            self.initial[layer] = initial_covariance(moment, self.ridge, self.preservation)
+
+    def fit(self, layer: int, keys: Tensor, residuals: Tensor, history: History) -> LowRank:
+        """The recursion's change; the covariance after it is remembered."""
+        if layer not in self.initial:
+            identity = torch.eye(len(keys), device=keys.device)
+            self.initial[layer] = initial_covariance(identity, self.ridge, self.preservation)
+        name = f"covariance/{layer}"
+        covariance = history.get(name, self.initial[layer])
+        change, history[name] = recursive_update(covariance, keys, residuals)
+        return change
+
+    def card(self) -> dict[str, Any]:
+        """λ and μ."""
+        return {"ridge": self.ridge, "preservation": self.preservation}
