@@ -133,25 +133,31 @@ def ridge_update(system: NormalEquations, keys: Tensor, residuals: Tensor) -> Lo
     return LowRank(residuals.double(), gain(keys, system.solve(keys)))
 
 
-def equality_update(system: NormalEquations, keys: Tensor, residuals: Tensor) -> LowRank:
+def equality_update(
+    system: NormalEquations, keys: Tensor, residuals: Tensor, slack: float = 0.0
+) -> LowRank:
     """The change that maps new keys exactly and disturbs old ones least (EMMET).
 
-    ``Δ = R (Kᵀ A⁻¹ K)⁻¹ Kᵀ A⁻¹`` minimises ``tr(Δ A Δᵀ)`` under ``Δ K = R``.
+    ``Δ = R (Kᵀ A⁻¹ K + λ I)⁻¹ Kᵀ A⁻¹`` minimises ``tr(Δ A Δᵀ)`` under ``Δ K = R`` if λ is 0.
 
     Args:
         system: A.
         keys: ``(f, n)``, one column per request.
         residuals: ``(d, n)``, wanted minus present output.
+        slack: λ, how far keys may miss their residuals.
 
     Raises:
-        ValueError: if keys and residuals are not of the same number, or a key is a linear
-            combination of others.
+        ValueError: if keys and residuals are not of the same number, or without slack a key is a
+            linear combination of others.
         FloatingPointError: if keys are not finite.
     """
     check_pairs(keys, residuals)
-    check_independent(keys)
+    if not slack:
+        check_independent(keys)
     solved = system.solve(keys)
-    factor = _factorize_gram(keys.double().T @ solved)
+    gram = keys.double().T @ solved
+    gram.diagonal().add_(slack)
+    factor = _factorize_gram(gram)
     return LowRank(residuals.double(), torch.cholesky_solve(solved.T, factor))
 
 

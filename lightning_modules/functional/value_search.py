@@ -19,8 +19,9 @@ class ValueSearchOptions:
         clamp: largest ``‖δ‖`` as a multiple of ``‖v‖``.
         kl_weight: weight of the KL divergence that keeps what the subject is.
         goal: loss below which the search stops.
-        stop: at the ``goal``, or as soon as the target is ``most_probable`` in every context
-            (ENCORE's early stopping), if that comes first.
+        stop: at the ``goal``, or when the target was ``most_probable`` in every context at
+            ``patience`` evaluations (ENCORE's early stopping), if that comes first.
+        patience: how many.
         anchor: norm that the MLP's output with the change is scaled to (NAS), ``stored`` being the
             one in this model's file; null: it is left as found.
     """
@@ -32,6 +33,7 @@ class ValueSearchOptions:
     kl_weight: float = 0.0625
     goal: float = 0.05
     stop: Literal["goal", "most_probable"] = "goal"
+    patience: int = 1
     anchor: float | Literal["stored"] | None = None
 
 
@@ -100,6 +102,7 @@ def value_search(
     losses: list[list[float]] = [[] for _ in values]
     found: dict[int, FoundValue] = {}
     searching = list(range(len(values)))
+    probable = torch.zeros(len(values), device=values.device)
     index = torch.tensor(searching, device=values.device)
     for step in range(options.steps):
         heard = answers(change[index], searching)
@@ -107,7 +110,8 @@ def value_search(
         loss = heard.nll + options.kl_weight * heard.kl + decay
         enough = loss < options.goal
         if options.stop == "most_probable":
-            enough = enough | heard.most_probable
+            probable[index] += heard.most_probable
+            enough = enough | (probable[index] >= options.patience)
         told = torch.stack([loss, heard.nll, enough | ~loss.isfinite()])
         for number, (value, nll, over) in zip(searching, told.T.tolist(), strict=True):
             losses[number].append(value)

@@ -1,4 +1,4 @@
-"""EMMET: ROME for a batch, every key mapped exactly to its value."""
+"""EMMET: an edit under equality constraints; and ROME for a batch, whose keys are met exactly."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,17 +8,34 @@ import torch
 from data_modules.records import EditRequest
 
 from ..editing.edited_weights import Update
-from ..functional.least_squares import NormalEquations, equality_update
 from .batch import seek_batch
 from .key_value import KeyValueEditor
+from .spread import SpreadEditor
+from .systems import Equality
 
 
-class EMMET(KeyValueEditor):
-    """Edits one layer under equality constraints (Gupta et al. 2024): ``W K = V`` afterwards.
+class EMMET(SpreadEditor):
+    """EMMET (Gupta et al. 2024) as published: ``Δ = R (Kᵀ A⁻¹ K + λ I)⁻¹ Kᵀ A⁻¹``, ``A = w C``.
 
-    ``Δ = R (Kᵀ C⁻¹ K)⁻¹ Kᵀ C⁻¹`` with ``R = V - W K`` and mean keys throughout, so that an edit of
-    one request is C-ROME's. Requests whose keys depend on each other cannot all be met: that edit
-    fails.
+    Values, keys and contexts are MEMIT's, of one layer, so that R is the change that was searched.
+
+    Args:
+        layer: the edited layer.
+        preservation: w, the weight of C.
+        slack: λ, how far keys may miss their values; 0 maps them exactly.
+    """
+
+    def __init__(
+        self, layer: int = 1, preservation: float = 1.0, slack: float = 0.1, **options: Any
+    ) -> None:
+        super().__init__(system=Equality(preservation, slack), layers=[layer], **options)
+
+
+class BatchROME(KeyValueEditor):
+    """C-ROME for a batch: ``Δ = R (Kᵀ C⁻¹ K)⁻¹ Kᵀ C⁻¹`` with ``R = V - W K``; ``W K = V`` after.
+
+    Mean keys stand throughout, so that an edit of one request is C-ROME's. Requests whose keys
+    depend on each other cannot all be met: that edit fails.
 
     Args:
         layer: the edited layer.
@@ -26,6 +43,11 @@ class EMMET(KeyValueEditor):
 
     def __init__(self, layer: int = 1, **options: Any) -> None:
         super().__init__(layers=[layer], **options)
+        self.system = Equality(preservation=1.0, slack=0.0)
+
+    def protect(self, layer: int, moment: torch.Tensor | None) -> None:
+        """Gives the second moment to the system."""
+        self.system.prepare(layer, moment)
 
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
         """One update for all requests together.
@@ -36,9 +58,5 @@ class EMMET(KeyValueEditor):
         batch = seek_batch(self, requests)
         keys = torch.stack([located.keys.double().mean(0) for located in batch.located], 1)
         values = torch.stack([located.values.double().mean(0) for located in batch.located], 1)
-        system = NormalEquations(self.factors[self.value_layer])
-        try:
-            change = equality_update(system, keys, batch.wanted() - values)
-        except ValueError as error:
-            raise FloatingPointError(str(error)) from error
+        change = self.system.fit(self.value_layer, keys, batch.wanted() - values, self.history)
         yield Update(self.edited_weights()[0], change.left, change.right)

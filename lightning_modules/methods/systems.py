@@ -6,7 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..functional.least_squares import LowRank, NormalEquations, ridge_update
+from ..functional.least_squares import (
+    LowRank,
+    NormalEquations,
+    equality_update,
+    ridge_update,
+)
 from ..functional.null_space import NullSpace, null_space
 from ..functional.rank_one import factorize
 from ..functional.recursive_least_squares import initial_covariance, recursive_update
@@ -147,6 +152,40 @@ class NullSpaceRidge(Ridge):
             "history": self.history,
             "null_dimensions": {n: space.dimension for n, space in self.null_spaces.items()},
         }
+
+
+class Equality(System):
+    """``Δ = R (Kᵀ A⁻¹ K + λ I)⁻¹ Kᵀ A⁻¹`` with ``A = w C``: keys map to their values, but for λ.
+
+    Args:
+        preservation: w, the weight of C.
+        slack: λ, how far keys may miss their values.
+    """
+
+    def __init__(self, preservation: float, slack: float) -> None:
+        self.preservation = preservation
+        self.slack = slack
+        self.systems: dict[int, NormalEquations] = {}
+
+    def prepare(self, layer: int, moment: Tensor | None) -> None:
+        """Factorizes C."""
+        factor = None if moment is None else factorize(moment)
+        self.systems[layer] = NormalEquations(factor, self.preservation)
+
+    def fit(self, layer: int, keys: Tensor, residuals: Tensor, history: History) -> LowRank:
+        """The change under equality constraints.
+
+        Raises:
+            FloatingPointError: if without slack a key is a linear combination of others.
+        """
+        try:
+            return equality_update(self.systems[layer], keys, residuals, self.slack)
+        except ValueError as error:
+            raise FloatingPointError(str(error)) from error
+
+    def card(self) -> dict[str, Any]:
+        """W and λ."""
+        return {"preservation": self.preservation, "slack": self.slack}
 
 
 class Recursive(System):

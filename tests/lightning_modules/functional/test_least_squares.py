@@ -207,6 +207,20 @@ def test_equality_update_of_one_request_is_rome():
     torch.testing.assert_close(change, torch.outer(rome.left, rome.right))
 
 
+def test_slack_lets_dependent_keys_be_met_in_part():
+    keys, residuals = draw(F, 3, seed=5), draw(D, 3, seed=6)
+    keys = torch.cat([keys, keys[:, :1]], 1)
+    residuals = torch.cat([residuals, residuals[:, 1:2]], 1)
+    base = system(draw(F, 3, seed=2))
+    solved = base.solve(keys)
+    held = keys.double().T @ solved + 0.3 * torch.eye(4)
+    expected = residuals.double() @ held.inverse() @ solved.T
+    found = dense(equality_update(base, keys, residuals, slack=0.3))
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(ValueError, match="rank-deficient"):
+        equality_update(base, keys, residuals)
+
+
 def test_equality_update_is_the_ridge_update_of_vanishing_weight():
     keys, residuals, factor = draw(F, N), draw(D, N, seed=1), factorize(moment())
     ridge = dense(ridge_update(NormalEquations(factor, 1e-10), keys, residuals))

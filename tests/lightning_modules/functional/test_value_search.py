@@ -145,6 +145,17 @@ def test_search_stops_once_the_target_is_most_probable():
     ]
 
 
+def test_patience_counts_the_evaluations_at_which_the_target_is_most_probable():
+    answers, values = problems(4)
+    options = replace(OPTIONS, stop="most_probable", steps=60, learning_rate=0.3)
+    first, third = (
+        [len(one.losses) for one in value_search(answers, values, replace(options, patience=n))]
+        for n in (1, 3)
+    )
+    assert max(third) < 60
+    assert third == [steps + 2 for steps in first]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_change_is_float32_whatever_the_value(dtype):
     (found,) = value_search(*problems(dtype=dtype), OPTIONS)

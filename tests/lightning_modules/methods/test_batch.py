@@ -3,13 +3,13 @@ import torch
 
 from lightning_modules.functional.value_search import ValueSearchOptions
 from lightning_modules.methods.batch import seek_batch
-from lightning_modules.methods.emmet import EMMET
+from lightning_modules.methods.emmet import BatchROME
 from tests.batches import REQUESTS, ready
 from tests.tiny import EDITED_LAYER
 
 
-def batch_editor(lm) -> EMMET:
-    editor = ready(EMMET(EDITED_LAYER, lm="tiny"), lm)
+def batch_editor(lm) -> BatchROME:
+    editor = ready(BatchROME(EDITED_LAYER, lm="tiny"), lm)
     editor.search.options = ValueSearchOptions(steps=2, goal=1e9)
     return editor
 
