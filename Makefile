@@ -6,7 +6,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint benchmark methods reproduce clean
+.PHONY: help run test lint docs benchmark methods reproduce clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ lint: .venv ## format, lint and types only
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+
+docs: .venv ## write the pages that are made from the code (docs/journal.md)
+	.venv/bin/python -m docs.journal
 
 benchmark: .venv ## measure speed (docs/performance.md); a quarter of an hour
 	.venv/bin/python -m tests.benchmarks

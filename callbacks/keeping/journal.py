@@ -13,14 +13,16 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from data_modules.records import EditRequest
 from lightning_modules.editing.editor import Editor
+from lightning_modules.editing.record import place_of
 from lightning_modules.editing.replicas import Place, gathered
 
 from .run_folder import Claim, append, folder_of, nullified, read_journal, rewind, write_json
 from .schedule import nothing_left, restores, watched_next
-from .summary import GROUPS, numbers, summarize, verdict
+from .summary import numbers, summarize, verdict
 
 IDENTITY = ("case_id", "subject", "prompt", "target_new", "target_true")
 FINAL = ("applied", "collapsed_at", "final_perplexity", "highest_perplexity")
+QUALITY = ("efficacy", "neighborhood", "paraphrase")
 PACKAGES = ("lightning", "torch", "transformers")
 
 
@@ -145,7 +147,7 @@ class EditJournal(L.Callback):
         final = numbers({name: summary[name] for name in FINAL} | summary["means"])
         final = {
             f"final/{name}": final[name]
-            for name in (*FINAL, *sorted(GROUPS))
+            for name in (*FINAL, *QUALITY)
             if math.isfinite(final.get(name, math.nan))
         }
         for logger in trainer.loggers:
@@ -181,13 +183,8 @@ def log(trainer: L.Trainer, record: dict[str, Any], step: int) -> None:
 
 def tag(name: str) -> str:
     """The figure's place on the dashboard."""
-    if "perplexity" in name or name.startswith("collapse"):
-        return f"health/{name}"
-    if name.split("_")[0] in GROUPS:
-        return f"scores/{name}"
-    if name.startswith("drift_"):
-        return f"drift/{name.removeprefix('drift_')}"
-    return name if name.startswith("tasks/") else f"edit/{name}"
+    place = place_of(name)
+    return name if name.startswith("tasks/") else f"{place}/{name.removeprefix(f'{place}_')}"
 
 
 def describe(record: dict[str, Any]) -> str:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from .means import mean_intervals, mean_scores
+from lightning_modules.editing.record import place_of
 
-GROUPS = {"efficacy", "paraphrase", "neighborhood", "portability", "generation"}
+from .means import mean_intervals, mean_scores
 
 
 def numbers(record: dict[str, Any]) -> dict[str, float]:
@@ -19,7 +19,7 @@ def numbers(record: dict[str, Any]) -> dict[str, float]:
 
 def scores(record: dict[str, Any]) -> dict[str, float]:
     """Those of a record's figures that tell how well the edit took."""
-    return {k: v for k, v in numbers(record).items() if k.split("_")[0] in GROUPS}
+    return {k: v for k, v in numbers(record).items() if place_of(k) == "scores"}
 
 
 def summarize(edits: list[dict[str, Any]], baseline: dict[str, float]) -> dict[str, Any]:

@@ -161,7 +161,7 @@ class PerplexityLevels(Downstream):
 
     def point(self, editor: Editor, unedited: bool) -> dict[str, Any] | None:
         """What is kept of the model that was just judged, if it was."""
-        record = editor.record
+        record: dict[str, Any] = editor.record
         if unedited:
             tasks = {
                 name.removeprefix("tasks/"): score

@@ -1,7 +1,7 @@
 """A language model that is loaded, watched and judged while something changes it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -19,6 +19,7 @@ from ..language_model.positions import begin_at
 from ..language_model.scoring import Scores, score
 from ..language_model.tokens import Span, fast, text_span
 from .edited_weights import EditedWeights
+from .record import EditRecord
 from .replicas import Place
 
 QUESTIONS_MEMORY = 2**27  # bytes; a request is judged before its edit and again after it
@@ -60,12 +61,21 @@ class WatchedModel(L.LightningModule, ABC):
         self.watch_host_memory = watch_host_memory
         self.first_position = first_position
         self.lm: Any = None
-        self.record: dict[str, Any] = {}
+        self.record = EditRecord()
         self.baseline: dict[str, float] = {}
         self.edited_cases: list[int] = []
         self.share = Place()
 
     edited: EditedWeights
+
+    @property
+    def record(self) -> EditRecord:
+        """What is known about the edit in flight; a mapping assigned to it becomes a record."""
+        return self._record
+
+    @record.setter
+    def record(self, fields: Mapping[str, Any]) -> None:
+        self._record = fields if isinstance(fields, EditRecord) else EditRecord(fields)
 
     @abstractmethod
     def lowest_layer(self) -> int:

@@ -1,0 +1,187 @@
+"""Every field of an edit's record, declared once; ``docs/journal.md`` is made from this page."""
+
+from types import UnionType
+from typing import NamedTuple
+
+from ..language_model.judging import MEASURES
+
+NUMBER = int | float
+
+
+class Field(NamedTuple):
+    """A field, or a family of fields whose names differ in one part.
+
+    Attributes:
+        name: in lower case. A word in capitals stands for each name of its slot in ``SLOTS``, one
+            without a slot for any name; what is in brackets may be absent.
+        kind: the type of its values.
+        unit: their unit or range, in Markdown.
+        meaning: a sentence.
+        writer: the class that writes it; several are separated by commas.
+        source: the paper or protocol that it follows.
+    """
+
+    name: str
+    kind: type | UnionType
+    unit: str
+    meaning: str
+    writer: str
+    source: str = ""
+
+
+class Group(NamedTuple):
+    """Fields that belong together.
+
+    Attributes:
+        title: in the documentation.
+        place: of their figures on the dashboard.
+        fields: in the order in which a reader meets them.
+    """
+
+    title: str
+    place: str
+    fields: tuple[Field, ...]
+
+
+SLOTS = {
+    "GROUP": "efficacy|paraphrase|neighborhood",
+    "PROMPT": "efficacy|paraphrase",
+    "SCORE": "|".join(sorted(MEASURES)),
+    "WEIGHT": r"\d+_\w+",
+}
+BUTTERFLY, FALL = "The Butterfly Effect", "The Fall of ROME"
+SHARE, DUEL, FORCED = "0 to 1", "ROME's evaluation", "EasyEdit's evaluation"
+
+GROUPS = (
+    Group("Request", "edit", (
+        Field("edit", int, "from 1", "Number of the edit in the run.", "EditJournal"),
+        Field("case_id", int | list, "", "Number of the request in its dataset.", "EditJournal"),
+        Field("subject", str | list, "", "What the fact is about.", "EditJournal", "CounterFact"),
+        Field("prompt", str | list, "one `{}` for the subject",
+              "The sentence to complete.", "EditJournal", "CounterFact"),
+        Field("target_new", str | list, "",
+              "The answer wanted after the edit.", "EditJournal", "CounterFact"),
+        Field("target_true", str | list, "empty if unknown",
+              "The answer before the edit.", "EditJournal", "CounterFact"),
+        Field("test_prefix", dict, "case id to template",
+              "The context that a request is judged behind.", "KeyValueEditor", f"{FALL}, 5"),
+    )),
+    Group("Outcome", "edit", (
+        Field("method", str, "a class name", "The method that made the edit.", "Editor"),
+        Field("status", str, "`applied`, `failed`, `rolled_back`, `skipped`",
+              "What became of the edit.", "Editor, CollapseGuard, Replay"),
+        Field("reason", str, "", "Why the edit does not stand, or what to know if it does.",
+              "Editor, CollapseGuard, Replay"),
+    )),
+    Group("Health", "health", (
+        Field("perplexity", NUMBER, "from 1", "Mean of the watched texts' own perplexities.",
+              "Perplexity", f"{BUTTERFLY}, 3.1"),
+        Field("log_perplexity", NUMBER, "nats",
+              "Logarithm of `perplexity`; finite where that overflows.", "Perplexity"),
+        Field("perplexity_pooled", NUMBER, "from 1",
+              "Exponential of the mean negative log-likelihood over all watched tokens.",
+              "Perplexity", "the textbook's perplexity"),
+        Field("collapsed", bool, "", "Whether the perplexity is above the limit, or not finite.",
+              "CollapseStopping", f"{BUTTERFLY}, above 1000"),
+        Field("collapse_limit", NUMBER, "perplexity",
+              "The limit; in the baseline of `summary.json` and at step 0 only.",
+              "CollapseStopping"),
+        Field("collapse_probability", NUMBER, SHARE,
+              "Probability, calibrated on a sweep, that the edit destroys the model.",
+              "RankOneEditor"),
+    )),
+    Group("Edit quality", "scores", (
+        Field("efficacy", NUMBER, SHARE,
+              "Share of the prompts with P(new) > P(true), by mean log-probability per token.",
+              "EditMetrics", DUEL),
+        Field("paraphrase", NUMBER, SHARE, "The same for other wordings of the prompt.",
+              "EditMetrics", DUEL),
+        Field("neighborhood", NUMBER, SHARE,
+              "Share of the neighbors' prompts with P(their own answer) > P(new).",
+              "EditMetrics", DUEL),
+        Field("GROUP_magnitude", NUMBER, "-1 to 1",
+              "Mean difference of the two probabilities.", "EditMetrics", DUEL),
+        Field("GROUP_token_accuracy", NUMBER, SHARE,
+              "Share of the wanted answer's tokens that are the greedy choice, under teacher "
+              "forcing.", "EditMetrics", FORCED),
+        Field("GROUP_exact_match", NUMBER, SHARE,
+              "Share of the answers of which all tokens are the greedy choice.", "EditMetrics"),
+        Field("neighborhood_agreement", NUMBER, SHARE,
+              "Share of the greedy tokens at the neighbors' answers that are also the unedited "
+              "model's.", "EditMetrics", "EasyEdit's locality"),
+        Field("portability_token_accuracy", NUMBER, SHARE,
+              "Token accuracy on prompts about what follows from the new fact.",
+              "EditMetrics", "EasyEdit's portability"),
+        Field("portability_exact_match", NUMBER, SHARE,
+              "Share of these answers of which all tokens are the greedy choice.", "EditMetrics"),
+        Field("SCORE_before", NUMBER, "as after the edit",
+              "Any score above, immediately before the edit.", "EditMetrics"),
+        Field("PROMPT_generation", NUMBER, SHARE,
+              "Share of the prompts after which the text that the model writes begins with the "
+              "target.", "GenerationMetrics", "The Mirage of Model Editing"),
+        Field("PROMPT_generation_exact", NUMBER, SHARE,
+              "Share of the prompts after which it is the target and nothing else.",
+              "GenerationMetrics", "The Mirage of Model Editing"),
+        Field("generation_entropy", NUMBER, "bits",
+              "Fluency: mean entropy of a text's bigrams and, counted twice, trigrams.",
+              "GenerationMetrics", "ROME, 3.4"),
+    )),
+    Group("Keys and update", "edit", (
+        Field("update_norm", NUMBER, "Frobenius norm",
+              "Size of the edit's change, over all edited weights.", "Editor"),
+        Field("numerator_norm", NUMBER, "Euclidean norm",
+              "Size of the residual: wanted minus present value.", "RankOneEditor", f"{FALL}, 3"),
+        Field("denominator", NUMBER, "from 0",
+              "Product of the unit direction and the key, which the residual is divided by; "
+              "a tiny one destroys the model.", "RankOneEditor", f"{FALL}, 3"),
+        Field("denominator_relative", NUMBER, SHARE,
+              "The denominator over the key's norm: a cosine.", "RankOneEditor"),
+        Field("key_cosine", NUMBER, "-1 to 1",
+              "Cosine of the key without a prefix and the mean key over contexts.",
+              "KeyValueEditor", FALL),
+        Field("subject_position", NUMBER, "tokens, from 0",
+              "Place of the subject's last token in the prompt; 0 is the dangerous one.",
+              "KeyValueEditor", FALL),
+        Field("value_loss", NUMBER, "nats",
+              "Loss at which the value search ended: NLL, KL divergence and weight decay.",
+              "KeyValueEditor", "ROME, equation 4"),
+        Field("value_steps", NUMBER, "losses evaluated", "Length of the value search.",
+              "KeyValueEditor"),
+        Field("anchor", NUMBER, "Euclidean norm",
+              "Norm that the searched values are scaled to.", "KeyValueEditor", "NAS"),
+        Field("value_scale", NUMBER, "ratio", "What the searched value was multiplied by.",
+              "KeyValueEditor", "NAS"),
+        Field("loss", NUMBER, "nats per token",
+              "Loss of the targets, as last computed.", "GradientEditor"),
+        Field("steps", int, "from 0", "Gradient steps taken.", "FineTuning"),
+    )),
+    Group("Cost", "edit", (
+        Field("seconds_edit", NUMBER, "seconds",
+              "Time of the edit; in a sweep its share of the edits made together.", "Editor"),
+        Field("seconds_watch", NUMBER, "seconds",
+              "Time of the validation after the edit: perplexity and tasks.", "EditJournal"),
+    )),
+    Group("Tasks", "tasks", (
+        Field("tasks", dict, "score's name to 0 to 1",
+              "Accuracy, exact match or F1 of each downstream task.", "Downstream",
+              "lm-evaluation-harness"),
+    )),
+    Group("Studies", "drift", (
+        Field("drift_norm[_WEIGHT]", NUMBER, "Frobenius norm",
+              "Size of W' - W, the change since the original weights.", "WeightDrift",
+              f"{BUTTERFLY}, 4.2"),
+        Field("drift_relative[_WEIGHT]", NUMBER, "ratio", "The same over the norm of W.",
+              "WeightDrift"),
+        Field("drift_spectral_norm[_WEIGHT]", NUMBER, "spectral norm",
+              "Largest singular value of W' - W.", "WeightDrift"),
+        Field("drift_spectrum[_WEIGHT]", list, "descending",
+              "The eight largest singular values of W' - W.", "WeightDrift"),
+        Field("drift_effective_rank[_WEIGHT]", NUMBER, "from 1",
+              "How many directions W' - W spreads over.", "WeightDrift",
+              "Roy and Vetterli 2007"),
+        Field("drift_weight_spectral_norm[_WEIGHT]", NUMBER, "spectral norm",
+              "Largest singular value of W'.", "WeightDrift"),
+        Field("drift_weight_effective_rank[_WEIGHT]", NUMBER, "from 1",
+              "How many directions W' spreads over.", "WeightDrift", "Roy and Vetterli 2007"),
+    )),
+)  # fmt: skip
