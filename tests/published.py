@@ -73,7 +73,8 @@ class Published:
 
     def batches(self, scenario: str, cases: Mapping[str, Any]) -> list[list[EditRequest]]:
         """The requests of a scenario's edits, one list per edit."""
-        return [[self.requests[case] for case in batch] for batch in cases[scenario]]
+        batches = cases[scenario] if isinstance(cases[scenario][0], list) else [cases[scenario]]
+        return [[self.requests[case] for case in batch] for batch in batches]
 
     def closed_form(self, method: str) -> KeyValueEditor:
         """A method of ``closed_form.json``, with its model, contexts and second moment."""

@@ -25,20 +25,27 @@ class RunningMoments(NamedTuple):
         zero = like.new_zeros(like.shape[-1], dtype=torch.float64)
         return cls(zero.new_zeros(()), zero, zero.clone())
 
-    def extended(self, rows: Tensor) -> "RunningMoments":
-        """The moments of the rows seen and of further ones ``(n, f)`` together (Chan et al.)."""
+    def extended(self, rows: Tensor, as_published: bool = False) -> "RunningMoments":
+        """The moments of the rows seen and of further ones ``(n, f)`` together (Chan et al.).
+
+        Args:
+            rows: the further ones.
+            as_published: take n times their unbiased variance for the sum of their squared
+                deviations, as UltraEdit's code does; of a single row it is not a number.
+        """
         if not len(rows):
             return self
         rows, added = rows.double(), len(rows)
         mean = rows.mean(0)
         count = self.seen + added
         step = mean - self.mean
+        squares = (rows - mean).square().sum(0)
+        if as_published:
+            squares /= 1 - 1 / added
         return RunningMoments(
             count,
             self.mean + step * (added / count),
-            self.squares
-            + (rows - mean).square().sum(0)
-            + step.square() * (self.seen * added / count),
+            self.squares + squares + step.square() * (self.seen * added / count),
         )
 
     def standardized(self, rows: Tensor) -> Tensor:

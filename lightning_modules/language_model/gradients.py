@@ -93,14 +93,15 @@ def tracing(lm: PreTrainedModel, weights: Iterable[str]) -> Iterator[dict[str, t
 @torch.inference_mode(False)
 @torch.enable_grad()
 def gradient_factors(
-    lm: PreTrainedModel, spans: Sequence[Span], weights: Sequence[str]
+    lm: PreTrainedModel, spans: Sequence[Span], weights: Sequence[str], at_targets: bool = False
 ) -> dict[str, Factors]:
-    """The gradient at each weight of the loss: the sum over texts of their targets' mean NLL.
+    """The gradient at each weight of the loss: the mean NLL of all target tokens.
 
     Args:
         lm: the model, frozen.
         spans: texts with their targets.
         weights: full names of linear maps' weights.
+        at_targets: keep only the rows of the tokens whose logits predict a target.
 
     Returns:
         Per weight its factors, of the tokens that the loss reaches, text after text.
@@ -109,17 +110,21 @@ def gradient_factors(
         FloatingPointError: if the loss is not finite.
     """
     found: dict[str, list[Factors]] = {weight: [] for weight in weights}
+    tokens = sum(len(span.tokens) - span.start for span in spans)
     for at in range(0, len(spans), TEXTS_PER_PASS):
         targets = place_targets(spans[at : at + TEXTS_PER_PASS], "teacher_forced", lm.device)
         with tracing(lm, weights) as seen:
-            loss = mean_nll(target_logits(lm, targets), targets).sum()
+            logits = target_logits(lm, targets)
+            loss = F.cross_entropy(logits, targets.tokens, reduction="sum") / tokens
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss of the requests is {loss.item()}")
         gradients = torch.autograd.grad(loss, [seen[weight][1] for weight in weights])
         for weight, gradient in zip(weights, gradients, strict=True):
-            inputs, rows = (part.flatten(0, -2).float() for part in (seen[weight][0], gradient))
-            reached = rows.any(-1)
-            found[weight].append(Factors(inputs[reached], rows[reached]))
+            shape = (len(targets.texts), -1, gradient.shape[-1])
+            rows = gradient.view(shape).float()
+            inputs = seen[weight][0].view(*rows.shape[:2], -1).float()
+            kept = (targets.rows, targets.columns) if at_targets else rows.any(-1)
+            found[weight].append(Factors(inputs[kept], rows[kept]))
     return {
         weight: Factors(*map(torch.cat, zip(*parts, strict=True)))
         for weight, parts in found.items()

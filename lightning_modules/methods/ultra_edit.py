@@ -1,7 +1,7 @@
 """UltraEdit: a ridge solution from standardized keys and gradients; no subject, no statistics."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 
@@ -10,11 +10,9 @@ from data_modules.records import EditRequest
 from ..editing.editor import Editor, Update
 from ..functional.gradient_transform import RunningMoments, lifelong_values
 from ..functional.least_squares import NormalEquations, ridge_update
-from ..language_model.gradients import Factors, gradient_factors
+from ..language_model.gradients import Factors, gradient_factors, mlp_weight_names
 from ..language_model.layout import output_weight_name
 from ..language_model.tokens import target_span
-
-MOMENTS = tuple(f"moments/{name}" for name in RunningMoments._fields)
 
 
 class UltraEdit(Editor):
@@ -27,10 +25,22 @@ class UltraEdit(Editor):
     Args:
         layers: the edited layers.
         rate: η.
+        token: which tokens have a row: those that predict an answer's token (``ans``, as published)
+            or all that the loss reaches.
+        maps: names of the MLP's linear maps to edit, such as ``[gate_proj, up_proj]``; null: the
+            output map.
+        as_published: the running variance as in the authors' code, which counts an unbiased
+            variance n times: too large by n / (n - 1) for n rows, and no number for one.
     """
 
     def __init__(
-        self, layers: Sequence[int] = (1, 2, 3, 4), rate: float = 1e-6, **options: Any
+        self,
+        layers: Sequence[int] = (1, 2, 3, 4),
+        rate: float = 1e-6,
+        token: Literal["ans", "all"] = "ans",
+        maps: list[str] | None = None,
+        as_published: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         if rate <= 0:
@@ -39,32 +49,77 @@ class UltraEdit(Editor):
             raise ValueError("layers is empty; name at least one")
         self.layers = list(layers)
         self.rate = rate
+        self.token = token
+        self.maps = maps
+        self.as_published = as_published
 
     def edited_weights(self) -> list[str]:
-        """The output maps of the edited layers."""
-        return [output_weight_name(self.lm, layer) for layer in self.layers]
+        """The output maps of the edited layers, or the maps that were named.
+
+        Raises:
+            ValueError: if an MLP has no map of a given name.
+        """
+        if self.maps is None:
+            return [output_weight_name(self.lm, layer) for layer in self.layers]
+        return [
+            named_map(mlp_weight_names(self.lm, layer), name)
+            for layer in self.layers
+            for name in self.maps
+        ]
 
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
         """One update per layer, for all requests together, of rank the number of tokens."""
         spans = [target_span(self.tokenizer, r.text, r.target_new) for r in requests]
-        factors = gradient_factors(self.lm, spans, self.edited_weights())
-        moments = self.moments_with(factors.values())
-        self.history |= dict(zip(MOMENTS, moments, strict=True))
-        for name, (keys, gradients) in factors.items():
-            keys, gradients = keys.double(), gradients.double()
-            rows = moments.standardized(torch.cat([keys, gradients], -1))
-            standard, gradients = rows.split([keys.shape[1], gradients.shape[1]], -1)
+        names = self.edited_weights()
+        factors = gradient_factors(self.lm, spans, names, self.token == "ans")
+        for pair in factors.values():
+            self.observe(pair)
+        for name, pair in factors.items():
+            rows = torch.cat(pair, -1).double()
+            standard, gradients = self.moments_of(pair).standardized(rows).split(widths(pair), -1)
             values = lifelong_values(standard, gradients, self.rate)
-            change = ridge_update(NormalEquations(factor=None), keys.T, values.T)
+            system = NormalEquations(factor=None)
+            change = ridge_update(system, pair.inputs.double().T, values.T)
             yield Update(name, change.left, change.right)
 
-    def moments_with(self, factors: Iterable[Factors]) -> RunningMoments:
-        """The moments of past edits, if any, and of these factors."""
-        rows = torch.cat([torch.cat(pair, -1) for pair in factors])
-        past = [self.history[name] for name in MOMENTS if name in self.history]
-        moments = RunningMoments(*past) if past else RunningMoments.none(rows)
-        return moments.extended(rows)
+    def observe(self, factors: Factors) -> None:
+        """Adds the rows of a weight to the moments of all weights of its shape."""
+        rows = torch.cat(factors, -1)
+        moments = self.moments_of(factors).extended(rows, self.as_published)
+        for name, moment in moments._asdict().items():
+            self.history[entry(factors, name)] = moment
+
+    def moments_of(self, factors: Factors) -> RunningMoments:
+        """The moments of all rows so far, of weights of this shape."""
+        entries = [self.history.get(entry(factors, name)) for name in RunningMoments._fields]
+        if entries[0] is None:
+            return RunningMoments.none(torch.cat(factors, -1))
+        return RunningMoments(*entries)
 
     def card(self) -> dict[str, Any]:
-        """Adds layers and rate."""
-        return super().card() | {"layers": self.layers, "rate": self.rate}
+        """Adds layers, rate, which tokens have a row, and which maps are edited."""
+        names = ("layers", "rate", "token", "maps", "as_published")
+        return super().card() | {name: getattr(self, name) for name in names}
+
+
+def widths(factors: Factors) -> list[int]:
+    """Width of the inputs and of the gradients."""
+    return [part.shape[1] for part in factors]
+
+
+def entry(factors: Factors, name: str) -> str:
+    """Where the history keeps a moment of the weights of this shape."""
+    inputs, outputs = widths(factors)
+    return f"moments/{inputs}x{outputs}/{name}"
+
+
+def named_map(weights: Sequence[str], name: str) -> str:
+    """The weight of the map of that name in an MLP.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    known = {weight.split(".")[-2]: weight for weight in weights}
+    if name not in known:
+        raise ValueError(f"the MLP has no linear map {name!r}, but {', '.join(known)}")
+    return known[name]

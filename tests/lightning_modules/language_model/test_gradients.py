@@ -26,12 +26,13 @@ def names_of(lm) -> list[str]:
 
 
 def naive_loss(lm, spans) -> torch.Tensor:
-    """Sum over texts, each alone and unpadded, of the mean NLL of its target's tokens."""
-    total = torch.zeros(())
+    """Mean NLL of all target tokens, each text alone and unpadded."""
+    nll = []
     for span in spans:
         logits = lm(torch.tensor([span.tokens])).logits[0, span.start - 1 : -1]
-        total = total + F.cross_entropy(logits, torch.tensor(span.tokens[span.start :]))
-    return total
+        wanted = torch.tensor(span.tokens[span.start :])
+        nll.append(F.cross_entropy(logits, wanted, reduction="none"))
+    return torch.cat(nll).mean()
 
 
 def naive_gradients(lm, spans, names) -> list[torch.Tensor]:
@@ -69,6 +70,17 @@ def test_tokens_without_influence_on_the_loss_have_no_row(tiny_gpt2):
     factors = gradient_factors(tiny_gpt2, SPANS, [first, last])
     assert len(factors[first].inputs) == sum(len(span.tokens) - 1 for span in SPANS)
     assert len(factors[last].inputs) == sum(len(span.tokens) - span.start for span in SPANS)
+
+
+def test_rows_at_targets_are_those_that_predict_them(tiny_gpt2):
+    (name,) = [output_weight_name(tiny_gpt2, 0)]
+    every, some = (gradient_factors(tiny_gpt2, SPANS, [name], at)[name] for at in (False, True))
+    places, first = [], 0
+    for span in SPANS:
+        places += range(first + span.start - 1, first + len(span.tokens) - 1)
+        first += len(span.tokens) - 1
+    torch.testing.assert_close(some.gradients, every.gradients[places])
+    torch.testing.assert_close(some.inputs, every.inputs[places])
 
 
 def test_many_texts_go_through_in_several_passes(tiny_gpt2, monkeypatch):

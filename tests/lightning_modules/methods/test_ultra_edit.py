@@ -7,6 +7,7 @@ from lightning_modules.language_model.layout import oriented, output_map
 from lightning_modules.language_model.tokens import target_span
 from lightning_modules.methods.ultra_edit import UltraEdit
 from tests.callbacks.runs import data_of, tiny_lm, trainer_in
+from tests.published import Largest, Published
 from tests.tiny import tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -20,17 +21,18 @@ LAYERS = (0, 1)
 RATE = 1e-3
 
 
-def editor_of(lm, rate: float = RATE, layers=LAYERS) -> UltraEdit:
-    editor = UltraEdit(layers, rate, lm="tiny")
+def editor_of(lm, rate: float = RATE, layers=LAYERS, token="all", **options) -> UltraEdit:
+    editor = UltraEdit(layers, rate, token, lm="tiny", **options)
     editor.attach(lm, TOKENIZER)
     return editor
 
 
-def naive_factors(lm, requests) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Per layer the keys and output gradients of every token, one request after another."""
+def naive_factors(lm, requests, token="all") -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Per layer the keys and output gradients of the tokens, one request after another."""
+    spans = [target_span(TOKENIZER, r.text, r.target_new) for r in requests]
+    tokens = sum(len(span.tokens) - span.start for span in spans)
     found = {layer: ([], []) for layer in LAYERS}
-    for request in requests:
-        span = target_span(TOKENIZER, request.text, request.target_new)
+    for span in spans:
         seen = {}
 
         def keep(layer, seen):
@@ -42,14 +44,15 @@ def naive_factors(lm, requests) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
         handles = [output_map(lm, n).register_forward_hook(keep(n, seen)) for n in LAYERS]
         logits = lm(torch.tensor([span.tokens[:-1]])).logits[0, span.start - 1 :]
-        torch.nn.functional.cross_entropy(
-            logits, torch.tensor(span.tokens[span.start :])
-        ).backward()
+        wanted = torch.tensor(span.tokens[span.start :])
+        loss = torch.nn.functional.cross_entropy(logits, wanted, reduction="sum") / tokens
+        loss.backward()
         for handle in handles:
             handle.remove()
         for layer, (keys, output) in seen.items():
-            found[layer][0].append(keys)
-            found[layer][1].append(output.grad[0])
+            first = span.start - 1 if token == "ans" else 0
+            found[layer][0].append(keys[first:])
+            found[layer][1].append(output.grad[0][first:])
     return [tuple(torch.cat(part).double() for part in found[layer]) for layer in LAYERS]
 
 
@@ -67,13 +70,14 @@ def naive_changes(factors, past) -> list[torch.Tensor]:
     return changes
 
 
+@pytest.mark.parametrize("token", ["ans", "all"])
 @pytest.mark.parametrize("family", ["gpt2", "gptj", "llama"])
-def test_edits_in_sequence_are_the_equations(family):
+def test_edits_in_sequence_are_the_equations(family, token):
     lm = tiny_model(family)
-    editor = editor_of(lm)
+    editor = editor_of(lm, token=token)
     past = []
     for batch in (REQUESTS[:3], REQUESTS[3:]):
-        expected = naive_changes(naive_factors(lm, batch), past)
+        expected = naive_changes(naive_factors(lm, batch, token), past)
         before = [oriented(lm, name).clone() for name in editor.edited_weights()]
         editor.make_edit(batch)
         assert editor.record["status"] == "applied"
@@ -110,7 +114,7 @@ def test_undone_edit_leaves_no_trace_in_the_moments():
     editor.make_edit(REQUESTS[:1])
     kept = {name: moment.clone() for name, moment in editor.history.items()}
     editor.make_edit(REQUESTS[1:])
-    assert editor.history["moments/seen"] > kept["moments/seen"]
+    assert editor.history["moments/48x32/seen"] > kept["moments/48x32/seen"]
     editor.undo()
     assert all(torch.equal(editor.history[name], moment) for name, moment in kept.items())
     editor.restore()
@@ -168,3 +172,43 @@ def test_layers_must_exist(tiny_gpt2):
         UltraEdit(layers=[])
     with pytest.raises(ValueError, match=r"layer must be in \[0, 3\) for this model, got 5"):
         editor_of(tiny_gpt2, layers=[5])
+
+
+def test_answers_are_the_default_and_the_published_variance_is_not():
+    editor = UltraEdit()
+    assert (editor.token, editor.as_published) == ("ans", False)
+
+
+def test_maps_inside_the_mlp_can_be_edited(tiny_llama):
+    editor = editor_of(tiny_llama, maps=["gate_proj", "up_proj"])
+    names = [update.weight for update in editor.edit(REQUESTS)]
+    inside = [f"model.layers.{n}.mlp.{name}.weight" for n in LAYERS for name in editor.maps]
+    assert names == inside == editor.edited_weights()
+    assert set(editor.history) == {f"moments/32x48/{n}" for n in ("seen", "mean", "squares")}
+
+
+def test_a_map_that_the_mlp_lacks_is_named(tiny_gpt2):
+    with pytest.raises(ValueError, match="has no linear map 'gate_proj', but c_fc, c_proj"):
+        editor_of(tiny_gpt2, maps=["gate_proj"])
+
+
+def test_published_variance_of_a_single_row_fails_the_edit():
+    editor = editor_of(tiny_model("gpt2"), token="ans", as_published=True)
+    one = REQUESTS[0]._replace(target_new="a")
+    editor.make_edit([one])
+    assert editor.record["status"] == "failed"
+
+
+@pytest.mark.parametrize("token", ["ans", "all"])
+@pytest.mark.parametrize("scenario", ["eight", "seq"])
+def test_edits_equal_the_published_ones(shared_data, token, scenario):
+    published = Published(shared_data)
+    editor, found = UltraEdit([3, 4], 1e-6, token, None, True, lm=published.lm), Largest()
+    editor.configure_model()
+    probe = published.tensors["probe.1024"].double()
+    for number, batch in enumerate(published.batches(scenario, published.small["cases"])):
+        editor.make_edit(batch)
+        for layer, update in zip(editor.layers, editor.applied, strict=True):
+            name = f"ultra.{token}.{scenario}.{number}.{layer}.sketch"
+            found.note("changes", update.dense().double() @ probe, published.tensors[name])
+    assert found["changes"] < 1e-4
