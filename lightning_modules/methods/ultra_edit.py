@@ -91,10 +91,10 @@ class UltraEdit(Editor):
 
     def moments_of(self, factors: Factors) -> RunningMoments:
         """The moments of all rows so far, of weights of this shape."""
-        entries = [self.history.get(entry(factors, name)) for name in RunningMoments._fields]
-        if entries[0] is None:
+        names = [entry(factors, name) for name in RunningMoments._fields]
+        if names[0] not in self.history:
             return RunningMoments.none(torch.cat(factors, -1))
-        return RunningMoments(*entries)
+        return RunningMoments(*(self.history[name] for name in names))
 
     def card(self) -> dict[str, Any]:
         """Adds layers, rate, which tokens have a row, and which maps are edited."""

@@ -108,9 +108,12 @@ def test_collapsed_model_has_no_gradient():
 
 
 def test_changed_model_is_the_one_with_changed_weights(tiny_lm):
-    names = names_of(tiny_lm)
+    names, chance = names_of(tiny_lm), torch.Generator().manual_seed(0)
     changes = {
-        name: (0.3 * torch.randn(out, 2), torch.randn(2, inputs))
+        name: (
+            0.3 * torch.randn(out, 2, generator=chance),
+            torch.randn(2, inputs, generator=chance),
+        )
         for name in names
         for out, inputs in [oriented(tiny_lm, name).shape]
     }

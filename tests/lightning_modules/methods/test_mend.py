@@ -9,7 +9,7 @@ from lightning_modules.editing.hypernetwork import (
     load_hypernetwork,
     save_hypernetwork,
 )
-from lightning_modules.language_model.gradients import gradient_factors, mlp_weight_names
+from lightning_modules.language_model.gradients import Factors, gradient_factors, mlp_weight_names
 from lightning_modules.language_model.layout import oriented
 from lightning_modules.language_model.loading import artefact_file, fingerprint
 from lightning_modules.language_model.tokens import target_span
@@ -59,7 +59,9 @@ def test_untrained_it_is_a_step_down_the_gradient(lm, tmp_path):
     weights = [lm.get_parameter(name) for name in editor.edited_weights()]
     for weight in weights:
         weight.requires_grad_(True)
-    loss = sum(lm(torch.tensor([s.tokens]), labels=labels_of(s)).loss for s in SPANS)
+    counts = [len(span.tokens) - span.start for span in SPANS]
+    means = [lm(torch.tensor([s.tokens]), labels=labels_of(s)).loss for s in SPANS]
+    loss = sum(n * mean for n, mean in zip(counts, means, strict=True)) / sum(counts)
     gradients = torch.autograd.grad(loss, weights)
     lm.requires_grad_(False)
     before = [weight.clone() for weight in weights]
@@ -97,12 +99,21 @@ def test_weights_of_one_shape_share_a_transform(lm):
     assert scales == len(hypernetwork.rates) == len(shapes)
 
 
-def test_edit_of_a_batch_is_the_sum_of_its_requests_edits(lm, tmp_path):
+def test_edit_of_a_batch_weighs_every_target_token_alike(lm, tmp_path):
     editor = editor_with(lm, trained(lm), tmp_path)
     together = {update.weight: update.dense() for update in editor.edit(REQUESTS)}
-    alone = [{u.weight: u.dense() for u in editor.edit([request])} for request in REQUESTS]
-    for name, change in together.items():
-        torch.testing.assert_close(change, alone[0][name] + alone[1][name], rtol=1e-3, atol=1e-5)
+    counts = [len(span.tokens) - span.start for span in SPANS]
+    shares = [count / sum(counts) for count in counts]
+    alone = [gradient_factors(lm, [span], editor.edited_weights()) for span in SPANS]
+    factors = {
+        name: Factors(
+            torch.cat([one[name].inputs for one in alone]),
+            torch.cat([s * one[name].gradients for s, one in zip(shares, alone, strict=True)]),
+        )
+        for name in editor.edited_weights()
+    }
+    for name, (left, right) in editor.hypernetwork(factors).items():
+        torch.testing.assert_close(together[name], left @ right, rtol=1e-3, atol=1e-5)
 
 
 def test_edit_is_undone_exactly(lm, tmp_path):
