@@ -1,5 +1,6 @@
 """What may be done to any method's update before it is applied; chosen in YAML."""
 
+import math
 from abc import ABC, abstractmethod
 
 from torch import Tensor
@@ -46,8 +47,15 @@ class PRUNE(UpdateTransform):
     """PRUNE (Ma et al. 2025): the original weight plus all updates, their large directions damped.
 
     After every edit the weight is ``W0 + prune(Σ Δ)``. The sum is of updates as the methods made
-    them: what was pruned once is not pruned again.
+    them: what was pruned once is not pruned again. Its authors prune once, after all edits: ``test
+    --config replay.yaml --model.transform PRUNE`` does so.
+
+    Args:
+        base: of the logarithm; published are 1.2, 1.5, 2 and e.
     """
+
+    def __init__(self, base: float = math.e) -> None:
+        self.base = base
 
     def __call__(
         self, update: Update, weight: Tensor, original: Tensor, history: dict[str, Tensor]
@@ -55,7 +63,7 @@ class PRUNE(UpdateTransform):
         """What leads from the present weight to the original one plus the pruned sum."""
         name = f"total/{update.weight}"
         history[name] = history.get(name, 0) + update.dense().to(weight)
-        return Update(update.weight, original + prune(history[name], original) - weight)
+        return Update(update.weight, original + prune(history[name], original, self.base) - weight)
 
 
 class SPHERE(UpdateTransform):

@@ -16,10 +16,10 @@ def initial_covariance(second_moment: Tensor, ridge: float, preservation: float)
         preservation: μ, how strongly the outputs for old keys are.
 
     Raises:
-        ValueError: if λ is not positive.
+        ValueError: if λ is negative, or 0 with a second moment that is singular.
     """
-    if not ridge > 0:
-        raise ValueError(f"ridge must be positive, got {ridge}")
+    if not ridge >= 0:
+        raise ValueError(f"ridge must not be negative, got {ridge}")
     held = preservation**2 * second_moment.double()
     held.diagonal().add_(ridge**2)
     return torch.cholesky_inverse(factorize(held))

@@ -1,5 +1,6 @@
 """What RECT, PRUNE and SPHERE make of a change before it is applied; weights are ``(out, in)``."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -34,22 +35,26 @@ def largest_singular_value(weight: Tensor) -> float:
     return float(torch.linalg.eigvalsh(_smaller_gram(weight.double()))[-1].clamp(min=0).sqrt())
 
 
-def prune(total: Tensor, original: Tensor) -> Tensor:
+def prune(total: Tensor, original: Tensor, base: float = math.e) -> Tensor:
     """All that was changed since the original weight W0, its large singular values damped.
 
-    ``U f(S) Vᵀ`` with ``f(s) = m + ln s - ln m`` for each singular value s above m, the largest one
-    of W0, and ``f(s) = s`` for the others. The pruned weight is W0 plus this.
+    ``U f(S) Vᵀ`` with ``f(s) = m + log s - log m`` for each singular value s above m, the largest
+    one of W0, and ``f(s) = s`` for the others. The pruned weight is W0 plus this.
 
     Args:
         total: ``(out, in)``, the accumulated change, without earlier prunings.
         original: ``(out, in)``, W0.
+        base: of the logarithm; the smaller, the less is damped.
 
     Returns:
         ``(out, in)``, float64.
 
     Raises:
         FloatingPointError: if the accumulated change is not finite.
+        ValueError: if the base is not above 1.
     """
+    if not base > 1:
+        raise ValueError(f"base must be above 1, got {base}")
     total = total.double()
     if not total.isfinite().all():
         raise FloatingPointError("the accumulated change to prune is not finite")
@@ -57,7 +62,7 @@ def prune(total: Tensor, original: Tensor) -> Tensor:
     if total.norm() <= limit:
         return total
     values, vectors = _leading_directions(total, lambda energies: energies > limit**2)
-    damped = limit + (values / limit).log()
+    damped = limit + (values / limit).log() / math.log(base)
     return total - (total @ vectors) * (1 - damped / values) @ vectors.T
 
 

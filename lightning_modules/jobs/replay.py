@@ -11,6 +11,7 @@ from data_modules.records import EditRequest
 from ..editing.edited_weights import Update
 from ..editing.editor import Editor
 from ..editing.ledger import Entry, joined
+from ..language_model.layout import oriented
 from ..language_model.loading import fingerprint
 
 
@@ -18,9 +19,10 @@ class Replay(Editor):
     """Makes edits again as their ledger keeps them, in order, from the original weights.
 
     ``fit`` makes them one by one, with the requests of the run as data (``--data.path`` its
-    folder); ``validate`` and ``test`` begin with all of them made. The model is that
-    of the run bit by bit, or what it would be had some edits not been added. Edits of a
-    single-edit sweep, each made on the original model, come together on one.
+    folder); ``validate`` and ``test`` begin with all of them made. The model is that of
+    the run bit by bit, or what it would be had some edits not been added. A ``transform`` is then
+    applied once, to the sum of all edits, as PRUNE's authors do. Edits of a single-edit sweep, each
+    made on the original model, come together on one.
 
     Args:
         ledger: the folder of a run; or several, whose edits are made one run after another.
@@ -87,6 +89,15 @@ class Replay(Editor):
             for update in self.updates(entry):
                 self.edited.apply(update)
             self.edited_cases += entry.case_ids
+        if self.transform is not None:
+            self.transform_sum()
+
+    def transform_sum(self) -> None:
+        """Transforms the sum of all edits at once."""
+        for name, original in self.original.items():
+            total = oriented(self.lm, name, self.edited.master(name) - original)
+            self.edited.assign({name: original})
+            self.apply_update(Update(name, total.contiguous()))
 
     def updates(self, entry: Entry) -> Iterator[Update]:
         """What an edit added, on the model's device."""

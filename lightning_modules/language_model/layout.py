@@ -113,10 +113,14 @@ def layer_of(lm: PreTrainedModel, name: str) -> int:
 def oriented(lm: PreTrainedModel, name: str, weight: Tensor | None = None) -> Tensor:
     """A weight seen as ``(out, in)``, whatever way round the module stores it; not a copy.
 
+    A bias is seen as ``(out, 1)``.
+
     Args:
         lm: the model.
         name: of the parameter.
         weight: values stored the same way, to be seen in its place.
     """
     weight = lm.get_parameter(name) if weight is None else weight
+    if weight.ndim == 1:
+        return weight[:, None]
     return weight.T if isinstance(lm.get_submodule(name.rpartition(".")[0]), Conv1D) else weight

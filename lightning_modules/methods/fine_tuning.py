@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -97,6 +97,8 @@ class FineTuning(GradientEditor):
         placement: ``last_token`` asks for all target tokens at the prompt's last token, as The
             Butterfly Effect's released code does; ``teacher_forced`` for each at its own place.
         radius: of the ball; null leaves the change free, as released for GPT-J and Llama-2.
+        parameters: ``weight_and_bias`` also trains the map's bias where it has one, as the released
+            code does on GPT-2 and GPT-J.
         steps: losses evaluated at most, each followed by a step.
         goal: loss below which no further step is taken.
 
@@ -110,6 +112,7 @@ class FineTuning(GradientEditor):
         learning_rate: float = 5e-4,
         placement: Placement = "last_token",
         radius: float | None = 5e-4,
+        parameters: Literal["weight", "weight_and_bias"] = "weight",
         steps: int = 25,
         goal: float = 1e-2,
         **options: Any,
@@ -121,8 +124,18 @@ class FineTuning(GradientEditor):
             raise ValueError(f"steps must be positive, got {steps}")
         self.placement = placement
         self.radius = radius
+        self.parameters_kind = parameters
         self.steps = steps
         self.goal = goal
+
+    def edited_weights(self) -> list[str]:
+        """The output maps of the edited layers, with their biases if these are trained too."""
+        weights = super().edited_weights()
+        if self.parameters_kind == "weight":
+            return weights
+        biases = [name.removesuffix("weight") + "bias" for name in weights]
+        known = dict(self.lm.named_parameters())
+        return weights + [name for name in biases if name in known]
 
     def targets(self, requests: Sequence[EditRequest]) -> Targets:
         """New targets, where ``placement`` says."""
@@ -154,8 +167,9 @@ class FineTuning(GradientEditor):
         yield from self.updates(changes)
 
     def card(self) -> dict[str, Any]:
-        """Adds placement, radius, steps and goal."""
+        """Adds placement, radius, which parameters are trained, steps and goal."""
         return super().card() | {
+            "parameters": self.parameters_kind,
             "placement": self.placement,
             "radius": self.radius,
             "steps": self.steps,
@@ -171,7 +185,22 @@ class LocalizedFineTuning(GradientEditor):
     of the journal is a step, and its scores are those of its mini-batch just before and after;
     ``test`` judges all requests on the final model. Each target ends with the tokenizer's EOS, if
     it has one.
+
+    Args:
+        layers: the edited layers.
+        learning_rate: Adam's.
+        goal: loss of a mini-batch below which it takes no step.
     """
+
+    def __init__(
+        self,
+        layers: Sequence[int] = (0,),
+        learning_rate: float = 5e-4,
+        goal: float = 1e-2,
+        **options: Any,
+    ) -> None:
+        super().__init__(layers, learning_rate, **options)
+        self.goal = goal
 
     def targets(self, requests: Sequence[EditRequest]) -> Targets:
         """New targets and EOS, each token at its own place."""
@@ -195,8 +224,11 @@ class LocalizedFineTuning(GradientEditor):
         )
 
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
-        """One step of Adam, as one dense update per weight."""
+        """One step of Adam, as one dense update per weight; none where the loss is low enough."""
         changes = self.no_change()
+        loss = self.loss(changes, self.targets(requests), self.lower)
+        if loss < self.goal:
+            return
         adam = torch.optim.Adam(changes.values(), self.learning_rate)
         for name, change in changes.items():
             of_weight = f"adam/{name}/"
@@ -205,7 +237,7 @@ class LocalizedFineTuning(GradientEditor):
                 for key, value in self.history.items()
                 if key.startswith(of_weight)
             }
-        self.loss(changes, self.targets(requests), self.lower).backward()
+        loss.backward()
         adam.step()
         self.history |= {
             f"adam/{name}/{key}": value
@@ -213,3 +245,7 @@ class LocalizedFineTuning(GradientEditor):
             for key, value in adam.state[change].items()
         }
         yield from self.updates(changes)
+
+    def card(self) -> dict[str, Any]:
+        """Adds the goal."""
+        return super().card() | {"goal": self.goal}

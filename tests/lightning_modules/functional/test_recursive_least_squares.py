@@ -100,10 +100,19 @@ def test_former_covariance_is_left_as_it_was():
     assert torch.equal(covariance, start())
 
 
-@pytest.mark.parametrize("ridge", [0.0, -1.0])
-def test_ridge_that_is_not_positive_is_refused(ridge):
-    with pytest.raises(ValueError, match=f"ridge must be positive, got {ridge}"):
-        initial_covariance(moment(), ridge, 1.0)
+def test_without_a_ridge_the_moment_alone_holds():
+    expected = moment().double().inverse() / 4
+    torch.testing.assert_close(initial_covariance(moment(), 0.0, 2.0), expected)
+
+
+def test_negative_ridge_is_refused():
+    with pytest.raises(ValueError, match=r"ridge must not be negative, got -1\.0"):
+        initial_covariance(moment(), -1.0, 1.0)
+
+
+def test_without_a_ridge_a_singular_moment_is_refused():
+    with pytest.raises(ValueError, match="is singular"):
+        initial_covariance(torch.diag(torch.tensor([1.0, 0.0])), 0.0, 1.0)
 
 
 def test_keys_without_residuals_are_refused():

@@ -77,16 +77,17 @@ def test_largest_singular_value_is_the_spectral_norm(shape, dtype):
     assert largest_singular_value(weight) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("base", [math.e, 2.0, 1.2])
 @BOTH_DTYPES
 @SHAPES
-def test_prune_equals_its_singular_value_decomposition(shape, dtype):
+def test_prune_equals_its_singular_value_decomposition(shape, dtype, base):
     original = draw(*shape, seed=1, dtype=dtype)
     total = with_singular_values(tall_values(shape, 40.0), shape).to(dtype)
     limit = torch.linalg.matrix_norm(original.double(), 2)
     left, values, right = torch.linalg.svd(total.double(), full_matrices=False)
-    damped = torch.where(values > limit, limit + values.log() - limit.log(), values)
+    damped = torch.where(values > limit, limit + (values / limit).log() / math.log(base), values)
     assert 1 < int((values > limit).sum()) < len(values)
-    torch.testing.assert_close(prune(total, original), left * damped @ right)
+    torch.testing.assert_close(prune(total, original, base), left * damped @ right)
 
 
 @SHAPES
@@ -114,6 +115,11 @@ def test_prune_damps_a_single_direction_just_above_the_limit():
     limit = largest_singular_value(original)
     total = with_singular_values(torch.tensor([1.5 * limit]).double(), (8, 20))
     torch.testing.assert_close(prune(total, original), total * (1 + math.log(1.5) / limit) / 1.5)
+
+
+def test_prune_refuses_a_base_of_one():
+    with pytest.raises(ValueError, match=r"base must be above 1, got 1\.0"):
+        prune(torch.ones(2, 3), torch.ones(2, 3), 1.0)
 
 
 def test_prune_refuses_a_change_that_is_not_finite():

@@ -6,6 +6,8 @@ from callbacks.keeping.edit_ledger import EditLedger
 from data_modules.forms.readers import read_requests
 from lightning_modules.editing.editor import Editor, Update
 from lightning_modules.editing.ledger import read_ledger
+from lightning_modules.editing.transforms import PRUNE
+from lightning_modules.functional.update_transforms import prune
 from lightning_modules.jobs.replay import Replay
 from lightning_modules.methods.rome import ROME
 from tests.callbacks.runs import (
@@ -199,3 +201,16 @@ def test_the_same_requests_can_be_edited_by_another_method(lm, run, tmp_path):
     assert requests == [REQUESTS[0], REQUESTS[2], REQUESTS[3]]
     again = fit(lm, tmp_path, [], requests, method=ROME, limit_val_batches=0)
     assert again.editor.edited_cases == [10, 12, 13]
+
+
+def test_a_transform_is_applied_once_to_the_sum_of_all_edits(lm, run):
+    plain = Replay(str(run.folder), lm=lm)
+    pruned = Replay(str(run.folder), lm=lm, transform=PRUNE())
+    sums = []
+    for replay in (plain, pruned):
+        replay.configure_model()
+        replay.rebuild(replay.chosen())
+        sums.append((replay.edited.master(WEIGHT) - replay.original[WEIGHT]).double().T)
+    original = plain.original[WEIGHT].double().T
+    torch.testing.assert_close(sums[1], prune(sums[0], original), rtol=1e-4, atol=1e-5)
+    assert pruned.edited_cases == plain.edited_cases

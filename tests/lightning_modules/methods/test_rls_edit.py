@@ -89,9 +89,12 @@ def test_undone_edit_leaves_no_trace_in_the_state():
     check_undone(ready(rls_edit(), tiny_model("gpt2")))
 
 
-def test_ridge_must_be_positive(tiny_gpt2):
-    with pytest.raises(ValueError, match="ridge must be positive, got 0"):
-        ready(rls_edit(ridge=0.0), tiny_gpt2)
+def test_ridge_may_be_zero_as_published_but_not_negative(tiny_gpt2):
+    editor = ready(rls_edit(ridge=0.0), deepcopy(tiny_gpt2))
+    editor.make_edit(REQUESTS)
+    assert editor.record["status"] == "applied"
+    with pytest.raises(ValueError, match=r"ridge must not be negative, got -1\.0"):
+        ready(rls_edit(ridge=-1.0), tiny_gpt2)
 
 
 def test_card_tells_both_weights(tiny_gpt2):
