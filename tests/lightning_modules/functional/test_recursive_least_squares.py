@@ -101,8 +101,9 @@ def test_former_covariance_is_left_as_it_was():
 
 
 def test_without_a_ridge_the_moment_alone_holds():
-    expected = moment().double().inverse() / 4
-    torch.testing.assert_close(initial_covariance(moment(), 0.0, 2.0), expected)
+    regular = moment().double() + torch.eye(F)
+    expected = regular.inverse() / 4
+    torch.testing.assert_close(initial_covariance(regular, 0.0, 2.0), expected)
 
 
 def test_negative_ridge_is_refused():

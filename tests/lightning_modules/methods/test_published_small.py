@@ -73,7 +73,6 @@ def test_fine_tuning_equals_the_published_one(published, kind, radius, scenario)
 def test_localized_fine_tuning_equals_the_published_one(published, scenario, epochs, size):
     editor = LocalizedFineTuning([3], lm=published.lm)
     editor.configure_model()
-    editor.tokenizer.eos_token = editor.tokenizer.convert_ids_to_tokens(8191)
     (requests,) = published.batches(scenario, published.small["cases"])
     losses = []
     for _ in range(epochs):
