@@ -13,9 +13,10 @@ from data_modules.records import EditRequest, Probe, TaskItem, WatchedText
 from ..language_model.answering import choose, write_answers
 from ..language_model.judging import Answered, answers, measures, neighbors, questions
 from ..language_model.kernels import use_fast_kernels
-from ..language_model.loading import Dtype, fingerprint, load
+from ..language_model.loading import Dtype, fingerprint, load, load_unweighted
 from ..language_model.lower_states import LowerStates
 from ..language_model.positions import begin_at
+from ..language_model.reach import Reach, of_texts, positions_of, windows
 from ..language_model.scoring import Scores, score
 from ..language_model.tokens import Span, fast, text_span
 from .edited_weights import EditedWeights
@@ -77,6 +78,27 @@ class WatchedModel(L.LightningModule, ABC):
     def record(self, fields: Mapping[str, Any]) -> None:
         self._record = fields if isinstance(fields, EditRecord) else EditRecord(fields)
 
+    needs_subject = True
+
+    def reach(self) -> Reach:
+        """What the model can read and the method can edit; its weights need not be loaded."""
+        if self.lm is None:
+            config, tokenizer = load_unweighted(self.lm_name, self.trust_remote_code)
+        else:
+            config, tokenizer = self.lm.config, self.tokenizer
+        return Reach(
+            self.lm_name,
+            type(self).__name__,
+            self.needs_subject,
+            positions_of(config),
+            self.tokens_before(),
+            tokenizer,
+        )
+
+    def tokens_before(self) -> int:
+        """Tokens that a prompt may be put behind."""
+        return 0
+
     @abstractmethod
     def lowest_layer(self) -> int:
         """The lowest layer that may change; below it, hidden states are constant."""
@@ -103,10 +125,18 @@ class WatchedModel(L.LightningModule, ABC):
         return self.watch(batch)
 
     def watch(self, batch: WatchedText, copies: int = 1) -> Scores:
-        """Scores of watched texts, as if each stood there so many times."""
+        """Scores of watched texts, as if each stood there so many times.
+
+        A text longer than the model's positions is scored in windows of that length.
+        """
         spans = [text_span(self.tokenizer, text) for text in batch.texts]
+        return self._watched(spans, copies)
+
+    def _watched(self, texts: Sequence[Span], copies: int = 1) -> Scores:
+        pieces = [windows(text, positions_of(self.lm.config)) for text in texts]
+        spans = [piece for own in pieces for piece in own]
         scores = score(self.lm, spans, lower=self.lower, copies=copies, share=self.share)
-        return self._shared(scores)
+        return of_texts(self._shared(scores), list(map(len, pieces)), copies)
 
     def test_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
         """Judges each edit of a checkpoint on the model as it is now; without one, all requests."""

@@ -30,6 +30,8 @@ class Replay(Editor):
         only: edits to make and no others; all if null.
     """
 
+    needs_subject = False
+
     def __init__(
         self,
         ledger: str | list[str],
