@@ -201,9 +201,7 @@ class EditingDataModule(L.LightningDataModule):
 
     def _watched_texts(self, reach: Reach | None) -> list[tuple[int, str]]:
         found: Sequence[str] | Iterator[str] = (
-            embedded_sentences()
-            if self.watch is None
-            else texts(self.watch, unit=self.watch_unit)
+            embedded_sentences() if self.watch is None else texts(self.watch, unit=self.watch_unit)
         )
         kept = scorable(found, self.watch_limit, f"watch: {self.watch}", reach)
         if not kept:

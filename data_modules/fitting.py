@@ -77,7 +77,9 @@ def faults_of(request: EditRequest, reach: Reach) -> Iterator[str]:
         return
     room = reach.positions - reach.before
     for name, prompt, answers in _judged(request):
-        long = [a for a in answers if len(prompt) + len(a) + SPECIAL > room or not _plain(prompt, a)]
+        long = [
+            a for a in answers if len(prompt) + len(a) + SPECIAL > room or not _plain(prompt, a)
+        ]
         length = max((reach.tokens(prompt, answer) for answer in long), default=0)
         if length > room:
             context = f", and {reach.before} before it" if reach.before else ""

@@ -3,6 +3,7 @@
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from .records import EditRequest
 
@@ -41,7 +42,7 @@ def first(requests: Sequence[EditRequest], limit: int | None) -> list[EditReques
 def batches_of(requests: Sequence[EditRequest], size: int) -> list[list[EditRequest]]:
     """The requests of so many edits at a time."""
     edits = edits_of(requests)
-    return [sum(edits[at : at + size], []) for at in range(0, len(edits), size)]
+    return [list(chain(*edits[at : at + size])) for at in range(0, len(edits), size)]
 
 
 def edits_of(requests: Sequence[EditRequest]) -> list[list[EditRequest]]:

@@ -39,7 +39,9 @@ class Notes:
             )
             rank_zero_warn(f"{source}: fields are left unread: {fields}")
         if usual:
-            rank_zero_info(f"{source}: fields are left unread, as no edit needs them: {told(usual)}")
+            rank_zero_info(
+                f"{source}: fields are left unread, as no edit needs them: {told(usual)}"
+            )
         if +self.unanswered:
             rank_zero_warn(
                 f"{source}: prompts without an answer are left out, their requests are kept: "

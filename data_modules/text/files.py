@@ -83,15 +83,12 @@ def json_values(path: str) -> Iterator[Value]:
 
 def _json_values(path: str) -> Iterator[Value]:
     numbered = lines(path)
-    blank = ""
-    for number, line in numbered:
-        if line.strip():
-            break
-        blank += line
-    else:
+    head = next(((number, line) for number, line in numbered if line.strip()), None)
+    if head is None:
         return
+    number, line = head
     if not _is_one_value(line):
-        held = json.loads(blank + line + "".join(rest for _, rest in numbered))
+        held = json.loads(line + "".join(rest for _, rest in numbered))
         held = held if isinstance(held, list) else [held]
         yield from ((f"record {place}", value) for place, value in enumerate(held))
         return
