@@ -84,6 +84,11 @@ class EditRequest(NamedTuple):
         }
 
 
+def case_of(identity: str) -> int:
+    """The case number in a request's identity."""
+    return int(identity.rpartition("-")[0])
+
+
 def one_word_first(prompt: str, subject: str) -> bool:
     """Whether the subject is one word and begins the prompt: most hard cases are of this kind.
 

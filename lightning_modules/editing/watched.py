@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from data_modules.records import EditRequest, Probe, TaskItem, WatchedText
+from data_modules.records import EditRequest, Probe, TaskItem, WatchedText, case_of
 
 from ..language_model.answering import choose, write_answers
 from ..language_model.judging import Answered, answers, measures, neighbors, questions
@@ -64,7 +64,7 @@ class WatchedModel(L.LightningModule, ABC):
         self.lm: Any = None
         self.record = EditRecord()
         self.baseline: dict[str, float] = {}
-        self.edited_cases: list[int] = []
+        self.edited_requests: list[str] = []
         self.share = Place()
 
     edited: EditedWeights
@@ -79,6 +79,11 @@ class WatchedModel(L.LightningModule, ABC):
         self._record = fields if isinstance(fields, EditRecord) else EditRecord(fields)
 
     needs_subject = True
+
+    @property
+    def edited_cases(self) -> list[int]:
+        """Case numbers of the requests whose edits the model holds, in the order of the edits."""
+        return [case_of(identity) for identity in self.edited_requests]
 
     def reach(self) -> Reach:
         """What the model can read and the method can edit; its weights need not be loaded."""
@@ -138,17 +143,32 @@ class WatchedModel(L.LightningModule, ABC):
         scores = score(self.lm, spans, lower=self.lower, copies=copies, share=self.share)
         return of_texts(self._shared(scores), list(map(len, pieces)), copies)
 
+    def watch_behind_bos(self, batch: WatchedText) -> Scores | None:
+        """Scores of watched texts behind the tokenizer's BOS; None if it puts none there.
+
+        All tokens of a text are predicted, the first one too.
+        """
+        bos = self.tokenizer.bos_token_id
+        if bos is None or self.tokenizer("a")["input_ids"][0] != bos:
+            return None
+        spans = [text_span(self.tokenizer, text) for text in batch.texts]
+        own = ([] if span.tokens[:1] == [bos] else [bos] for span in spans)
+        begun = (Span([*first, *span.tokens], 1) for first, span in zip(own, spans, strict=True))
+        return self._watched(list(begun))
+
     def test_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
         """Judges each edit of a checkpoint on the model as it is now; without one, all requests."""
-        chosen = [
-            request
-            for request in batch
-            if self.trainer.ckpt_path is None or request.case_id in self.edited_cases
-        ]
+        chosen = self.tested(batch)
         return [
             {"case_id": request.case_id, **scores}
             for request, scores in zip(chosen, self.judge_all(chosen), strict=True)
         ]
+
+    def tested(self, requests: Sequence[EditRequest]) -> list[EditRequest]:
+        """Those that ``test`` judges: the edits that a checkpoint holds; without one, all."""
+        if self.trainer.ckpt_path is None:
+            return list(requests)
+        return [request for request in requests if request.identity in self.edited_requests]
 
     def predict_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
         """Foretells nothing here.
@@ -199,7 +219,7 @@ class WatchedModel(L.LightningModule, ABC):
         """The same for several requests, which are asked together."""
         asked = [questions(self.worded(request)) for request in requests]
         answered = answers(self.score, self.tokenizer, asked)
-        if not self.edited_cases:
+        if not self.edited_requests:
             self._remember(requests, answered)
         new = [request for request in requests if request.neighborhood not in self.unedited_guesses]
         if new:

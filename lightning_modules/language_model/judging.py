@@ -65,7 +65,9 @@ def questions(request: EditRequest) -> dict[str, list[Question]]:
     return {
         "efficacy": [Question(request.text, new, true)],
         "paraphrase": [Question(prompt, new, true) for prompt in request.paraphrases],
-        "neighborhood": [Question(p.prompt, p.answer, new, p.accepted) for p in request.neighborhood],
+        "neighborhood": [
+            Question(p.prompt, p.answer, new, p.accepted) for p in request.neighborhood
+        ],
         "portability": [Question(p.prompt, p.answer, "", p.accepted) for p in request.portability],
     }
 
@@ -114,8 +116,8 @@ def measures(answered: Answered, unedited: Sequence[Sequence[int]] = ()) -> dict
     ROME's evaluation; ``NAME_magnitude`` the mean difference of these probabilities.
     ``NAME_token_accuracy`` is the fraction of the wanted answer's tokens that are the greedy choice
     under teacher forcing, as in EasyEdit's; ``NAME_exact_match`` the fraction of answers of which
-    all tokens are; both by the best of a probe's accepted answers, where it has several, all else by
-    the first. ``neighborhood_agreement`` is EasyEdit's locality: the fraction of the greedy
+    all tokens are; both take the best of a probe's accepted answers, all else the first of them.
+    ``neighborhood_agreement`` is EasyEdit's locality: the fraction of the greedy
     choices at a neighbor's answer that are also the unedited model's, right or wrong. What a
     request cannot tell is absent.
 

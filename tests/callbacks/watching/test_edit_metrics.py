@@ -72,7 +72,10 @@ def test_agreement_is_with_the_unedited_model_not_with_the_one_before_the_edit(l
     unedited = ROME(lm=lm, **METHOD)
     unedited.configure_model()
     edited = sequential.editor
-    spans = [target_span(edited.tokenizer, *probe) for probe in REQUESTS[0].neighborhood]
+    spans = [
+        target_span(edited.tokenizer, probe.prompt, probe.answer)
+        for probe in REQUESTS[0].neighborhood
+    ]
     pairs = [(unedited.score([span]).guesses, edited.score([span]).guesses) for span in spans]
     expected = sum(float((old == now).double().mean()) for old, now in pairs) / len(pairs)
     weight = edited.lm.get_parameter(WEIGHT).clone()
