@@ -123,14 +123,14 @@ def scorable(
     kept: list[str] = []
     blank = single = 0
     for text in texts:
-        if limit is not None and len(kept) == limit:
-            break
         if not text:
             blank += 1
         elif reach and len(text) < SURELY_TWO and reach.watched_tokens(text) < 2:
             single += 1
         else:
             kept.append(text)
+            if len(kept) == limit:
+                break
     if blank or single:
         rank_zero_warn(
             f"{source}: watched texts that cannot be scored are left out: {blank} null or blank, "
