@@ -228,9 +228,8 @@ class Editor(WatchedModel):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds which requests the weights hold, the history, and what the unedited model scored."""
-        checkpoint |= {"history": dict(self.history)}
+        checkpoint |= {"history": dict(self.history), "baseline": dict(self.baseline)}
         checkpoint["edited_requests"] = list(self.edited_requests)
-        checkpoint["baseline"] = dict(self.baseline)
         checkpoint["fingerprint"] = self.fingerprint
         checkpoint.pop("hyper_parameters", None)  # else they would overrule the command line
 

@@ -18,7 +18,7 @@ from ..language_model.lower_states import LowerStates
 from ..language_model.positions import begin_at
 from ..language_model.reach import Reach, of_texts, positions_of, windows
 from ..language_model.scoring import Scores, score
-from ..language_model.tokens import Span, fast, text_span
+from ..language_model.tokens import Span, begins_texts, begun_span, fast, text_span
 from .edited_weights import EditedWeights
 from .record import EditRecord
 from .replicas import Place
@@ -144,17 +144,10 @@ class WatchedModel(L.LightningModule, ABC):
         return of_texts(self._shared(scores), list(map(len, pieces)), copies)
 
     def watch_behind_bos(self, batch: WatchedText) -> Scores | None:
-        """Scores of watched texts behind the tokenizer's BOS; None if it puts none there.
-
-        All tokens of a text are predicted, the first one too.
-        """
-        bos = self.tokenizer.bos_token_id
-        if bos is None or self.tokenizer("a")["input_ids"][0] != bos:
+        """Scores of watched texts behind the tokenizer's BOS; None if it puts none there."""
+        if not begins_texts(self.tokenizer):
             return None
-        spans = [text_span(self.tokenizer, text) for text in batch.texts]
-        own = ([] if span.tokens[:1] == [bos] else [bos] for span in spans)
-        begun = (Span([*first, *span.tokens], 1) for first, span in zip(own, spans, strict=True))
-        return self._watched(list(begun))
+        return self._watched([begun_span(self.tokenizer, text) for text in batch.texts])
 
     def test_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
         """Judges each edit of a checkpoint on the model as it is now; without one, all requests."""

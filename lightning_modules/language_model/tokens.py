@@ -35,6 +35,18 @@ def text_span(tokenizer: PreTrainedTokenizerFast, text: str) -> Span:
     return Span(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], 1)
 
 
+def begins_texts(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether the tokenizer puts a BOS before a text."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("a")["input_ids"][0] == bos
+
+
+def begun_span(tokenizer: PreTrainedTokenizerFast, text: str) -> Span:
+    """A text behind BOS, all its tokens predicted; one that begins with BOS gets no second one."""
+    tokens, bos = text_span(tokenizer, text).tokens, tokenizer.bos_token_id
+    return Span(tokens if tokens[:1] == [bos] else [bos, *tokens], 1)
+
+
 def target_span(
     tokenizer: PreTrainedTokenizerFast,
     prompt: str,
