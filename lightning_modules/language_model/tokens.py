@@ -86,7 +86,13 @@ def target_span(
 def request_span(
     tokenizer: PreTrainedTokenizerFast, prompt: str, subject: str, target: str
 ) -> Span:
-    """A template with one ``{}``, its subject and a target, with the subject's last token."""
+    """A template with one ``{}``, its subject and a target, with the subject's last token.
+
+    Raises:
+        ValueError: if there is no subject.
+    """
+    if not subject:
+        raise ValueError(f"{prompt!r} names no subject, at whose last token it would be edited")
     end = prompt.index("{}") + len(subject)
     return target_span(tokenizer, prompt.replace("{}", subject, 1), target, end)
 

@@ -114,6 +114,13 @@ def test_test_judges_exactly_the_edits_that_were_made(sequential):
 
 
 @AMONG_OTHER_CALLBACKS
+def test_an_unedited_request_with_the_number_of_an_edited_one_is_not_judged(sequential):
+    namesake = REQUESTS[2]._replace(case_id=10)
+    found, _ = retention(sequential, [REQUESTS[0], namesake])
+    assert found["retention/edits"] == 1
+
+
+@AMONG_OTHER_CALLBACKS
 def test_test_refuses_requests_of_which_none_was_edited(sequential):
     with pytest.raises(ValueError, match="none of the requests is an edit of this checkpoint"):
         retention(sequential, REQUESTS[2:])
