@@ -1,46 +1,22 @@
 """What an editing run is fed: requests to edit, text to watch the model on."""
 
-import random
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from itertools import accumulate, islice
+from itertools import accumulate
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from .embedded import embedded_requests, embedded_sentences
+from .fitting import Reach, fitting, say_cut, scorable
 from .forms.readers import read_union
 from .forms.tasks import TaskOptions, read_tasks, subset
 from .records import EditRequest, TaskItem
-from .text.corpora import documents, watched_text
-
-
-class ResumableLoader(DataLoader):
-    """A loader that, after a checkpoint is loaded, goes on behind the batches already yielded.
-
-    Lightning saves and restores the state of a train loader that has these two methods. Its
-    length stays that of the whole epoch, by which Lightning tells the last batch. A batch counts
-    once it is handed out: a checkpoint made inside a training step leaves that batch behind.
-    """
-
-    yielded = 0
-    _skipped = 0
-
-    def __iter__(self) -> Iterator[list]:
-        """Batches of the epoch, from the restored one on the first time."""
-        self.yielded, self._skipped = self._skipped, 0
-        for batch in islice(super().__iter__(), self.yielded, None):
-            self.yielded += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        """How many batches of the epoch were yielded."""
-        return {"yielded": self.yielded}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Lets the next epoch begin behind the batches that were yielded; a full one is over."""
-        self.yielded = self._skipped = state["yielded"] % len(self)
+from .resumable import ResumableLoader, loader_of
+from .selection import batches_of, doubts, first, selection
+from .text.corpora import Unit, texts, watched_text
 
 
 class EditingDataModule(L.LightningDataModule):
@@ -50,19 +26,21 @@ class EditingDataModule(L.LightningDataModule):
     if ``alone`` is set: else edits follow upon one another, on all devices the same.
 
     Args:
-        path: edit requests: a JSON or JSON-lines file (CounterFact, zsRE or QAEdit in one of
-            their forms, plain or compressed), a hub dataset, or the folder of a run for the
+        path: edit requests: a JSON, JSON-lines, CSV, Parquet or Arrow file in one of the forms of
+            ``docs/data.md``, plain or compressed, a hub dataset, or the folder of a run for the
             requests it edited; or a list of these; the embedded ones if null.
-        limit: requests kept at most, the first ones; all if null.
+        limit: records kept at most, the first ones; all if null.
         seed: of a shuffle before the limit; the file's order if null.
         case_ids: cases to keep, in this order; all if null.
-        batch_size: requests of one edit.
-        watch: watched text: a text, JSON or JSON-lines file, a folder of them, or a hub dataset,
-            such as the ME-PPL files; the embedded sentences if null.
+        batch_size: records of one edit.
+        watch: watched text: a text, JSON, JSON-lines, CSV or Parquet file, a folder of them, or a
+            hub dataset, such as the ME-PPL files; the embedded sentences if null.
         watch_limit: watched texts kept at most, the first ones; all if null.
         watch_batch_size: texts of one validation batch.
-        skip_faulty: leave out records that cannot become a request, with a warning.
+        skip_faulty: leave out records that cannot become a request, and requests that the model
+            cannot take, with a warning.
         tasks: downstream tasks on which the model is judged; none if null.
+        watch_unit: what a watched text file is made of: a text per line, or a single document.
 
     Raises:
         ValueError: if a limit or a batch size is not positive, or a task is unknown.
@@ -80,6 +58,7 @@ class EditingDataModule(L.LightningDataModule):
         watch_batch_size: int = 256,
         skip_faulty: bool = False,
         tasks: TaskOptions | None = None,
+        watch_unit: Unit = "line",
     ) -> None:
         super().__init__()
         sizes = {
@@ -101,6 +80,7 @@ class EditingDataModule(L.LightningDataModule):
         self.watch_batch_size = watch_batch_size
         self.skip_faulty = skip_faulty
         self.tasks = tasks
+        self.watch_unit: Unit = watch_unit
         if tasks is not None:
             tasks.check()
         self.alone = False
@@ -110,11 +90,12 @@ class EditingDataModule(L.LightningDataModule):
         self.task_items: dict[str, list[TaskItem]] = {}
 
     def setup(self, stage: str) -> None:
-        """Reads and selects once, whatever the stages.
+        """Reads and selects once, whatever the stages, and finds what the model cannot take.
 
         Raises:
             FileNotFoundError: if a path names nothing that can be reached.
-            ValueError: if requests, watched text or tasks cannot be read, or none is left.
+            ValueError: if requests, watched text or tasks cannot be read, none is left, or the
+                model cannot take a request.
         """
         if self.tasks is not None and not self.task_items and stage != "predict":
             self.task_items = read_tasks(self.tasks)
@@ -123,8 +104,22 @@ class EditingDataModule(L.LightningDataModule):
         requests = (
             embedded_requests() if self.path is None else read_union(self.path, self.skip_faulty)
         )
-        self.watched = self._watched_texts()
-        self.requests = selection(requests, self.case_ids, self.seed)[: self.limit]
+        reach = self._reach()
+        self.watched = self._watched_texts(reach)
+        chosen = selection(requests, self.case_ids, self.seed)
+        if reach is not None:
+            say_cut(self.task_items, reach)
+            if self.skip_faulty:
+                chosen = fitting(chosen, reach, skip_faulty=True)
+        self.requests = self.limited(chosen)
+        if reach is not None:
+            self.requests = fitting(self.requests, reach)
+        for doubt in doubts(self.requests) if self.trainer else ():
+            rank_zero_warn(doubt)
+
+    def limited(self, requests: list[EditRequest]) -> list[EditRequest]:
+        """Those that are edited, no more than the limit."""
+        return first(requests, self.limit)
 
     def train_dataloader(self) -> ResumableLoader:
         """Requests, in order; one batch is one edit."""
@@ -154,7 +149,8 @@ class EditingDataModule(L.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """How many requests were edited, how many at a time, and which: their digest."""
         steps = self.trainer.global_step if self.trainer else 0
-        made = min(steps * self._at_once, len(self.requests))
+        batches = batches_of(self.requests, self._at_once)
+        made = sum(map(len, batches[:steps]))
         return {"made": made, "at_once": self._at_once, "digest": self._digest(made)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -193,49 +189,23 @@ class EditingDataModule(L.LightningDataModule):
         return self.digests[made] if made < len(self.digests) else ""
 
     def _loader(self, rank: int, devices: int) -> ResumableLoader:
-        """Every so manieth batch; where the devices' turns do not come out even, an empty one."""
-        size = self.batch_size
-        batches = [self.requests[at : at + size] for at in range(0, len(self.requests), size)]
+        """Every device's turn of the batches; where they do not come out even, an empty one."""
+        batches = batches_of(self.requests, self.batch_size)
         batches += [[]] * (-len(batches) % devices)
-        filled = [[*batch, *[None] * (size - len(batch))] for batch in batches[rank::devices]]
-        return ResumableLoader(
-            [request for batch in filled for request in batch],  # type: ignore[arg-type]
-            batch_size=size,  # by name: Lightning rebuilds the loader to predict
-            collate_fn=present,
+        return loader_of(batches[rank::devices])
+
+    def _reach(self) -> Reach | None:
+        """What the model can take, if it is one that is edited."""
+        model: Any = self.trainer.lightning_module if self.trainer else None
+        return model.reach() if hasattr(model, "reach") else None
+
+    def _watched_texts(self, reach: Reach | None) -> list[tuple[int, str]]:
+        found: Sequence[str] | Iterator[str] = (
+            embedded_sentences() if self.watch is None else texts(self.watch, unit=self.watch_unit)
         )
-
-    def _watched_texts(self) -> list[tuple[int, str]]:
-        texts = embedded_sentences() if self.watch is None else documents(self.watch)
-        numbered = list(enumerate(islice(texts, self.watch_limit)))
-        if not numbered:
-            raise ValueError(f"watch: {self.watch} holds no text; give a file that holds some")
-        return sorted(numbered, key=lambda item: len(item[1]))
-
-
-def present(batch: list[EditRequest | None]) -> list[EditRequest]:
-    """A batch without what merely fills it up."""
-    return [request for request in batch if request is not None]
-
-
-def selection(
-    requests: Sequence[EditRequest], case_ids: Sequence[int] | None, seed: int | None
-) -> list[EditRequest]:
-    """Requests of the wanted cases in the wanted order, then shuffled if there is a seed.
-
-    A dataset may use a number twice (QAEdit does): all its requests are kept.
-
-    Raises:
-        ValueError: if there is no request of a wanted case, or no case is wanted.
-    """
-    if case_ids is not None:
-        unknown = sorted(set(case_ids) - {request.case_id for request in requests})
-        if unknown:
-            raise ValueError(f"case_ids {unknown} are not in the dataset; remove them")
-        if not case_ids:
-            raise ValueError("case_ids is empty, so no request is left; name one or give null")
-        place = {case_id: number for number, case_id in enumerate(case_ids)}
-        requests = [request for request in requests if request.case_id in place]
-        requests.sort(key=lambda request: place[request.case_id])
-    if seed is None:
-        return list(requests)
-    return random.Random(seed).sample(requests, len(requests))
+        kept = scorable(found, self.watch_limit, f"watch: {self.watch}", reach)
+        if not kept:
+            raise ValueError(
+                f"watch: {self.watch} holds no text that can be scored; give a file that holds some"
+            )
+        return sorted(enumerate(kept), key=lambda item: len(item[1]))

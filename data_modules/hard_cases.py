@@ -32,29 +32,24 @@ class SampledDataModule(EditingDataModule):
     def hard_among(self, requests: Sequence[EditRequest]) -> list[EditRequest]:
         """The hard ones, in their order; ``chosen_by`` tells how they were found."""
 
-    def setup(self, stage: str) -> None:
-        """Reads and selects once, whatever the stages.
+    def limited(self, requests: list[EditRequest]) -> list[EditRequest]:
+        """Those of the sample.
 
         Raises:
             ValueError: if none of the requests is hard, or none is normal.
         """
-        if self.requests:
-            return
-        limit, self.limit = self.limit, None
-        super().setup(stage)
-        self.limit = limit
-        everything, self.requests = self.requests, []
-        hard = self.hard_among(everything)
+        hard = self.hard_among(requests)
         for model, how in self.chosen_by.items():
             rank_zero_info(f"Hard cases of {model}: {how}")
         apart = set(hard)
-        normal = [r for r in everything if r not in apart and not of_hard_kind(r)]
+        normal = [r for r in requests if r not in apart and not of_hard_kind(r)]
         if not hard or (self.sample == "normal" and not normal):
             raise ValueError(
                 f"{self.path}: {len(hard)} of its requests are hard and {len(normal)} normal, but "
                 f"{self.sample} ones are asked for; give the data that the hard cases are of"
             )
-        self.requests = hard[:limit] if self.sample == "hard" else normal[: len(hard[:limit])]
+        hard = hard[: self.limit]
+        return hard if self.sample == "hard" else normal[: len(hard)]
 
 
 class HardCasesDataModule(SampledDataModule):

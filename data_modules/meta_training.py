@@ -16,9 +16,11 @@ HELD_OUT_OF = 5
 def held_out(request: EditRequest) -> bool:
     """Whether a request's subject is one of the fifth that training never edits.
 
-    The subject alone decides, whatever the dataset, its order or a seed.
+    The subject alone decides, or the prompt where there is none, whatever the dataset, its order or
+    a seed.
     """
-    return blake2b(request.subject.encode()).digest()[0] % HELD_OUT_OF == 0
+    named = request.subject or request.text
+    return blake2b(named.encode()).digest()[0] % HELD_OUT_OF == 0
 
 
 class HeldOutDataModule(EditingDataModule):
@@ -27,18 +29,13 @@ class HeldOutDataModule(EditingDataModule):
     The limit counts these.
     """
 
-    def setup(self, stage: str) -> None:
-        """Reads and selects once, whatever the stages.
+    def limited(self, requests: list[EditRequest]) -> list[EditRequest]:
+        """Those with a held-out subject.
 
         Raises:
-            ValueError: if no request has a held-out subject.
+            ValueError: if there is none.
         """
-        if self.requests:
-            return
-        limit, self.limit = self.limit, None
-        super().setup(stage)
-        self.limit = limit
-        self.requests = _some([r for r in self.requests if held_out(r)], self.path)[:limit]
+        return super().limited(_some([r for r in requests if held_out(r)], self.path))
 
 
 class MetaTrainingDataModule(L.LightningDataModule):

@@ -1,13 +1,21 @@
 """What travels from the data to the model: edit requests and prompts with answers."""
 
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 
 class Probe(NamedTuple):
-    """A prompt and the answer the unedited world gives to it."""
+    """A prompt that an edit is judged by, and its answer.
+
+    Attributes:
+        prompt: the text before the answer.
+        answer: without surrounding blanks.
+        accepted: other wordings of the answer, any of which is right as well.
+    """
 
     prompt: str
     answer: str
+    accepted: tuple[str, ...] = ()
 
 
 class EditRequest(NamedTuple):
@@ -15,13 +23,15 @@ class EditRequest(NamedTuple):
 
     Attributes:
         case_id: the record's number in its dataset.
-        prompt: the sentence to complete, with exactly one ``{}`` in the subject's place.
-        subject: what the fact is about, without surrounding blanks.
+        prompt: the sentence to complete, with exactly one ``{}`` in the subject's place; with none
+            where the dataset names no subject.
+        subject: what the fact is about, without surrounding blanks; empty where none is named.
         target_new: the answer wanted after the edit, without a leading blank.
         target_true: the answer before the edit; empty where the dataset has none.
         paraphrases: other wordings of the prompt, the subject filled in.
         neighborhood: prompts about other subjects, which the edit must leave alone.
         portability: what follows from the new fact, such as a further fact about the new answer.
+        joined: whether it belongs to the same edit as the request before it.
     """
 
     case_id: int
@@ -32,16 +42,27 @@ class EditRequest(NamedTuple):
     paraphrases: tuple[str, ...] = ()
     neighborhood: tuple[Probe, ...] = ()
     portability: tuple[Probe, ...] = ()
+    joined: bool = False
+
+    @property
+    def identity(self) -> str:
+        """What tells this request from all others: its case and a digest of the fact it writes.
+
+        The case alone does not: files that are read together may use a number twice.
+        """
+        fact = repr((self.case_id, self.prompt, self.subject, self.target_new)).encode()
+        return f"{self.case_id}-{blake2b(fact, digest_size=8).hexdigest()}"
 
     @property
     def text(self) -> str:
         """The prompt with the subject in its place."""
-        return self.prompt.replace("{}", self.subject, 1)
+        return self.prompt.replace("{}", self.subject, 1) if self.subject else self.prompt
 
     def as_counterfact(self) -> dict[str, Any]:
         """The request as CounterFact's authors would publish it, with its neighbors' answers.
 
-        What follows from it, which CounterFact does not have, is added where there is something.
+        What CounterFact does not have, such as what follows from a fact, is added where there is
+        something.
         """
         following = [probe._asdict() for probe in self.portability]
         return {
@@ -54,9 +75,18 @@ class EditRequest(NamedTuple):
             },
             "paraphrase_prompts": list(self.paraphrases),
             "neighborhood_prompts": [probe.prompt for probe in self.neighborhood],
-            "neighborhood_targets": [probe.answer for probe in self.neighborhood],
+            "neighborhood_targets": [
+                [probe.answer, *probe.accepted] if probe.accepted else probe.answer
+                for probe in self.neighborhood
+            ],
             **({"portability": following} if following else {}),
+            **({"joined": True} if self.joined else {}),
         }
+
+
+def case_of(identity: str) -> int:
+    """The case number in a request's identity."""
+    return int(identity.rpartition("-")[0])
 
 
 def one_word_first(prompt: str, subject: str) -> bool:

@@ -96,7 +96,7 @@ def left(run):
     return {
         "journal": without_timings(read_journal(run)),
         "weight": state["state_dict"][f"lm.{WEIGHT}"].numpy().tobytes(),
-        "edited": state["edited_cases"],
+        "edited": state["edited_requests"],
         "summary": summary | {"means": timeless},
         "efficacy": state["callbacks"]["EditMetrics"],
     }

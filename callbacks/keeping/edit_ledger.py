@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 
-from data_modules.records import EditRequest
+from data_modules.records import EditRequest, case_of
 from lightning_modules.editing.editor import Editor
 from lightning_modules.editing.ledger import FOLDER, Entry, cut_behind, shard_file, write_entry
 from lightning_modules.editing.replicas import Place
@@ -68,8 +68,8 @@ class EditLedger(L.Callback):
 
     def keep(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Writes the edit just made, if the model holds it and there is room."""
-        before = pl_module.before.edited_cases
-        stands = pl_module.edited_cases[len(before) :]
+        before = pl_module.before.edited_requests
+        stands = pl_module.edited_requests[len(before) :]
         writes = trainer.is_global_zero or self.turn.devices > 1
         if not stands or self.room <= 0 or not writes:
             return
@@ -77,7 +77,8 @@ class EditLedger(L.Callback):
         entry = Entry(
             edit=edit,
             before=len(before),
-            case_ids=stands,
+            case_ids=list(map(case_of, stands)),
+            identities=stands,
             fingerprint=pl_module.fingerprint,
             weights=[update.weight for update in pl_module.applied],
             file=shard_file(self.folder, edit),

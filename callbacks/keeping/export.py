@@ -179,7 +179,7 @@ def low_rank(run: Path, editor: Editor) -> dict[str, Pair]:
     tell of exactly the edits that the model holds.
     """
     entries = standing(read_ledger(run)) if (run / FOLDER).exists() else []
-    if [case for entry in entries for case in entry.case_ids] != editor.edited_cases:
+    if [held for entry in entries for held in entry.identities] != editor.edited_requests:
         return {}
     updates = [update for entry in entries for update in entry.updates()]
     dense = {update.weight for update in updates if update.right is None}

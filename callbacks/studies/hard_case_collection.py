@@ -60,6 +60,11 @@ class HardCases(L.Callback):
                 f"HardCases tells which request collapses the model, but {data.batch_size} are "
                 "edited at once: let --data.batch_size be 1"
             )
+        if any(request.joined for request in data.requests):
+            raise ValueError(
+                "HardCases tells which request collapses the model, but the data have lists of "
+                "rewrites, which are edited at once; give records of one rewrite each"
+            )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Reads the journal, which has all devices' edits and those before a resume, and writes."""

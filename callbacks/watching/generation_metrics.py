@@ -65,9 +65,7 @@ class GenerationMetrics(L.Callback):
         self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Adds those of the requests that were judged."""
-        judged = {scores["case_id"] for scores in outputs}
-        chosen = [request for request in batch if request.case_id in judged]
-        self.read.append(self.measured(pl_module, chosen))
+        self.read.append(self.measured(pl_module, pl_module.tested(batch)))
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Logs the means over all of them, as ``retention/*``."""

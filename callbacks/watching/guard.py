@@ -198,11 +198,12 @@ class CollapseGuard(L.Callback):
     def try_again(self, method: Editor, editor: Editor) -> dict[str, Any]:
         """Makes the edit by another method, as one of the run's own; its record."""
         method.record = dict(self.opened)
-        method.history, method.edited_cases = dict(editor.history), list(editor.edited_cases)
+        method.history = dict(editor.history)
+        method.edited_requests = list(editor.edited_requests)
         with torch.inference_mode(False), torch.enable_grad():  # a validation may be going on
             method.make_edit(self.requests)
             scores = mean_scores(editor.judge_all(self.requests))
-        editor.history, editor.edited_cases = method.history, method.edited_cases
+        editor.history, editor.edited_requests = method.history, method.edited_requests
         editor.applied = method.applied
         return method.record | scores
 

@@ -1,5 +1,6 @@
 """Perplexity of watched text, after every edit."""
 
+import math
 from itertools import islice
 from typing import Any
 
@@ -41,25 +42,46 @@ class CorpusPerplexity(Metric):
 
 
 class Perplexity(L.Callback):
-    """Measures perplexity in every validation; the one before the first edit is the baseline."""
+    """Measures perplexity in every validation; the one before the first edit is the baseline.
+
+    The papers' figure has no special tokens. Where the tokenizer puts a BOS before a text, without
+    which models such as Gemma predict badly, ``perplexity_bos`` is the same mean behind it.
+    """
 
     def __init__(self) -> None:
         self.metric = CorpusPerplexity()
+        self.behind_bos = CorpusPerplexity()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Forgets the previous measurement."""
         self.metric.reset()
+        self.behind_bos.reset()
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        """Adds a batch of scored texts."""
+        """Adds a batch of scored texts, and scores them again behind BOS."""
         self.metric.update(outputs.nll, outputs.length)
+        scores = pl_module.watch_behind_bos(batch)
+        if scores is not None:
+            self.behind_bos.update(scores.nll, scores.length)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Completes the edit's record, or the baseline."""
+        """Completes the edit's record, or the baseline.
+
+        Raises:
+            ValueError: if the unedited model's perplexity is not finite.
+        """
         found = self.metric.compute()
+        if self.behind_bos.nll:
+            found["perplexity_bos"] = self.behind_bos.compute()["perplexity"]
         if trainer.sanity_checking:
+            if not math.isfinite(found["perplexity"]):
+                raise ValueError(
+                    f"the unedited model's perplexity is {found['perplexity']}, so that no edit "
+                    "could be judged by it; give other watched text by --data.watch, or a model "
+                    "whose dtype does not overflow"
+                )
             pl_module.baseline |= found
         else:
             pl_module.record |= found

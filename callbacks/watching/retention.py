@@ -135,16 +135,16 @@ class RetentionMatrix(L.Callback):
 def edits_of(trainer: L.Trainer, editor: Editor) -> dict[int, list[EditRequest]]:
     """The requests of the edits that the model holds, by their numbers.
 
-    An edit that failed or was taken back is none of them: its cases are not among those edited.
+    An edit that failed or was taken back is none of them: its requests are not among those edited.
     """
     loader: Any = trainer.train_dataloader
     batches = list(loader.batch_sampler)
-    cases, standing = list(editor.edited_cases), {}
+    held, standing = list(editor.edited_requests), {}
     for number in range(trainer.global_step):
         batch = loader.collate_fn([loader.dataset[n] for n in batches[number % len(batches)]])
-        if cases[: len(batch)] == [request.case_id for request in batch]:
+        if held[: len(batch)] == [request.identity for request in batch]:
             standing[number + 1] = batch
-            del cases[: len(batch)]
+            del held[: len(batch)]
     return standing
 
 

@@ -1,8 +1,15 @@
 """CounterFact's records as edit requests."""
 
+from collections.abc import Sequence
+
 from ..records import EditRequest
 from .fields import Record
+from .neighborhood import neighborhood, paraphrases
 from .portability import portability
+
+PROMPT = ("prompt", "src", "question")
+TARGET_NEW = ("target_new", "alt", "target")
+TARGET_TRUE = ("target_true", "ground_truth", "answers", "pred")
 
 
 def published_counterfact(record: Record) -> EditRequest:
@@ -10,30 +17,59 @@ def published_counterfact(record: Record) -> EditRequest:
 
     The true answer may be an empty text: so this project writes requests that have none.
     """
-    field = "requested_rewrite.target_true.str"
-    true = record.text(field) if record.value(field) != "" else ""
+    field = "requested_rewrite.target_true"
+    true = record.answer(field, default="" if _is_empty(record.value(field)) else None)
+    prompt, subject = _template(record)
     return EditRequest(
         case_id=record.case_id,
-        prompt=record.template("requested_rewrite.prompt"),
-        subject=record.text("requested_rewrite.subject"),
-        target_new=record.text("requested_rewrite.target_new.str"),
+        prompt=prompt,
+        subject=subject,
+        target_new=record.answer("requested_rewrite.target_new"),
         target_true=true,
-        paraphrases=record.texts("paraphrase_prompts"),
-        neighborhood=record.probes("neighborhood_prompts", "neighborhood_targets", true or None),
+        paraphrases=paraphrases(record),
+        neighborhood=neighborhood(record, true or None),
         portability=portability(record),
+        joined=record.value("joined") is True,
     )
 
 
 def flat_counterfact(record: Record) -> EditRequest:
     """A case in EasyEdit's form; ``prompt``, ``subject`` and ``target_new`` are enough."""
-    prompt, subject = record.slotted("prompt", "subject")
+    return flat_case(record, PROMPT, TARGET_NEW, TARGET_TRUE)
+
+
+def flat_case(
+    record: Record, prompts: Sequence[str], new: Sequence[str], true: Sequence[str]
+) -> EditRequest:
+    """A case whose fields stand side by side; the first of these names that holds something counts.
+
+    Args:
+        record: the case.
+        prompts: names of the prompt.
+        new: names of the answer wanted.
+        true: names of the answer before the edit, which may be missing.
+    """
+    prompt, subject = record.slotted(record.first_of(prompts), "subject")
+    answers = (record.answer(name, default="") for name in true)
     return EditRequest(
         case_id=record.case_id,
         prompt=prompt,
         subject=subject,
-        target_new=record.text("target_new"),
-        target_true=record.text("ground_truth", default=""),
-        paraphrases=record.texts("rephrase_prompt"),
-        neighborhood=record.probes("locality_prompt", "locality_ground_truth"),
+        target_new=record.answer(record.first_of(new)),
+        target_true=next(filter(None, answers), ""),
+        paraphrases=paraphrases(record),
+        neighborhood=neighborhood(record),
         portability=portability(record),
     )
+
+
+def _is_empty(true: object) -> bool:
+    return true == "" or (isinstance(true, dict) and true.get("str") == "")
+
+
+def _template(record: Record) -> tuple[str, str]:
+    """The prompt and its subject; a prompt without a slot has none."""
+    field, subject = "requested_rewrite.prompt", record.value("requested_rewrite.subject")
+    if subject in (None, "") and "{}" not in str(record.value(field)):
+        return record.text(field), ""
+    return record.template(field), record.text("requested_rewrite.subject")

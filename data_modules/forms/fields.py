@@ -1,16 +1,20 @@
 """A dataset's record, read field by field; a fault is reported with the place where it is."""
 
-import re
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..records import Probe
+from .notes import Notes
+from .subjects import names_subject, subject_span
 
 
 class FaultyRecordError(ValueError):
     """One record of a dataset cannot become an edit request."""
 
 
-class Record(NamedTuple):
+@dataclass(frozen=True)
+class Record:
     """A row of a dataset and where it stands.
 
     Every method raises `FaultyRecordError` if a field is missing, blank or of another type. A
@@ -20,102 +24,217 @@ class Record(NamedTuple):
         source: the file or hub dataset.
         number: place in the source, from 0.
         fields: what the row holds.
+        place: where it stands in the file, such as ``line 3``, where its number does not tell.
+        notes: takes what is left out.
+        taken: fields that have been read.
     """
 
     source: str
     number: int
     fields: dict[str, Any]
+    place: str = ""
+    notes: Notes = field(default_factory=Notes)
+    taken: set[str] = field(default_factory=set)
 
     @property
     def case_id(self) -> int:
-        """``case_id`` or ``id``, or the record's number where there is neither."""
-        name = "case_id" if "case_id" in self.fields else "id"
-        case_id = self.fields.get(name, self.number)
-        if not isinstance(case_id, int):
-            raise self.fault(name, f"must be a whole number, got {case_id!r}")
-        return case_id
+        """``case_id`` or ``id``, or the record's number where there is neither.
+
+        An ``id`` of another kind, such as a name, is left unread.
+        """
+        case_id = self._whole(self.value("case_id")) if "case_id" in self.fields else None
+        if case_id is None and self.fields.get("case_id") is not None:
+            raise self.fault(
+                "case_id", f"must be a whole number, got {described(self.fields['case_id'])}"
+            )
+        if case_id is None and (case_id := self._whole(self.fields.get("id"))) is not None:
+            self.taken.add("id")
+        return self.number if case_id is None else case_id
 
     def value(self, field: str) -> Any:
         """What stands at a field, or None."""
+        self.taken.add(field)
         value: Any = self.fields
+        above = ""
         for name in field.split("."):
-            value = value.get(name) if isinstance(value, dict) else None
+            if not isinstance(value, dict | None):
+                raise self.fault(above, f"must be an object, got {described(value)}")
+            value, above = (value or {}).get(name), f"{above}.{name}".lstrip(".")
         return value
+
+    def first_of(self, names: Sequence[str]) -> str:
+        """The first of these fields that holds something, or the first one if none does."""
+        return next((name for name in names if self.fields.get(name) is not None), names[0])
 
     def text(self, field: str, default: str | None = None) -> str:
         """A text without surrounding blanks; required if there is no default."""
         value = self.value(field)
         if default is not None and value in (None, ""):
             return default
-        return self._checked(field, value).strip()
+        return self.checked(field, value).strip()
+
+    def answer(self, field: str, default: str | None = None) -> str:
+        """An answer without surrounding blanks: the first one where there are several.
+
+        It is a text, ``{"str": text}``, or a list of these; required if there is no default.
+        """
+        found = self.answers(field, self.value(field), default is not None)
+        if len(found) > 1:
+            self.notes.further[field] += 1
+        if found:
+            return found[0]
+        if default is None:
+            raise self.fault(field, "has no answer, but an empty list")
+        return default
+
+    def answers(self, field: str, value: Any, optional: bool = False) -> tuple[str, ...]:
+        """All texts of an answer, each once; blank ones in a list do not count.
+
+        Args:
+            field: where it stands.
+            value: a text, ``{"str": text}``, or a list, nested or not, of these.
+            optional: whether it may be missing or empty.
+        """
+        if isinstance(value, list):
+            nested = [self.answers(field, item, is_blank(item)) for item in value]
+            return tuple(dict.fromkeys(text for texts in nested for text in texts))
+        if isinstance(value, dict):
+            field, value = f"{field}.str", value.get("str")
+        if optional and is_blank(value):
+            return ()
+        return (self.checked(field, value).strip(),)
 
     def texts(self, field: str) -> tuple[str, ...]:
         """A text or a list of texts, without trailing blanks; empty if the field is missing."""
-        value = self.value(field)
-        items = value if isinstance(value, list) else [] if value is None else [value]
-        return tuple(self._checked(field, item).rstrip() for item in items)
+        return tuple(self.listed(field, self.value(field)))
+
+    def listed(self, field: str, value: Any) -> Iterator[str]:
+        """The texts of a list, nested or not; a text is one."""
+        for item in value if isinstance(value, list) else [] if value is None else [value]:
+            if isinstance(item, list):
+                yield from self.listed(field, item)
+            else:
+                yield self.checked(field, item).rstrip()
+
+    def probes(self, prompts: str, answers: str, default: str | None = None) -> tuple[Probe, ...]:
+        """Prompts at one field with their answers at the other, or with one answer for all.
+
+        A single prompt may have several answers; one whose list of answers is empty is left out.
+        """
+        asked, replies = self.value(prompts), self.value(answers)
+        questions = tuple(self.listed(prompts, asked))
+        if replies is None:
+            replies = [] if default is None else [default] * len(questions)
+        elif not isinstance(asked, list) or not isinstance(replies, list):
+            replies = [replies]
+        elif not replies:
+            replies = [[]] * len(questions)
+        if len(replies) != len(questions):
+            counts = f"{len(questions)} prompts, got {len(replies)}"
+            raise self.fault(answers, f"must have an answer for each of the {counts}")
+        texts = [self.answers(answers, [reply]) for reply in replies]
+        self.notes.unanswered[answers] += sum(not own for own in texts)
+        return tuple(
+            Probe(question, own[0], own[1:])
+            for question, own in zip(questions, texts, strict=True)
+            if own
+        )
 
     def template(self, field: str) -> str:
         """A prompt that has its slot."""
-        return self._with_one_slot(field, self._checked(field, self.value(field)).rstrip())
+        return self.with_one_slot(field, self.checked(field, self.value(field)).rstrip())
 
     def slotted(self, prompt: str, subject: str) -> tuple[str, str]:
         """The prompt at one field with a slot for the subject at the other, and that subject.
 
-        The subject is spelled as in the prompt, so that filling the slot restores the prompt.
+        The prompt has the slot already, or the subject is spelled as in the prompt, so that filling
+        the slot restores the prompt. Without a subject the prompt stands as it is.
         """
-        text, name = self._checked(prompt, self.value(prompt)).rstrip(), self.text(subject)
+        text = self.checked(prompt, self.value(prompt)).rstrip()
+        if self.value(subject) in (None, ""):
+            if "{}" in text:
+                raise self.fault(subject, f"is missing, but the prompt has a slot: {text!r}")
+            return text, ""
+        name = self.text(subject)
+        if text.count("{}") == 1 and not names_subject(text, name):
+            return text, name
         place = subject_span(text, name)
         if place is None:
             raise self.fault(prompt, f"must contain the subject {name!r}, got {text!r}")
         start, end = place
-        return self._with_one_slot(prompt, f"{text[:start]}{{}}{text[end:]}"), text[start:end]
+        return self.with_one_slot(prompt, f"{text[:start]}{{}}{text[end:]}"), text[start:end]
 
-    def probes(self, prompts: str, answers: str, default: str | None = None) -> tuple[Probe, ...]:
-        """Prompts at one field with the answers at the other, or with one answer for all."""
-        questions, replies = self.texts(prompts), self.texts(answers)
-        if not replies and default is not None:
-            replies = (default,) * len(questions)
-        if len(replies) != len(questions):
-            counts = f"{len(questions)} prompts, got {len(replies)}"
-            raise self.fault(answers, f"must have an answer for each of the {counts}")
-        return tuple(map(Probe, questions, map(str.strip, replies)))
+    def part(self, fields: dict[str, Any]) -> "Record":
+        """Some fields of the case, as a record at the same place with the same notes."""
+        return replace(self, fields={"case_id": self.case_id, **fields}, taken=set())
 
     def fault(self, field: str, problem: str) -> FaultyRecordError:
         """An error that names the source, the record, its case and the field."""
         case = self.fields.get("case_id", self.fields.get("id", self.number))
         return FaultyRecordError(
-            f"{self.source}: record {self.number} (case {case}): field {field!r} {problem}; "
+            f"{self.located} (case {case}): field {field!r} {problem}; "
             "correct the record, or leave such records out with skip_faulty: true"
         )
 
-    def _checked(self, field: str, value: object) -> str:
+    @property
+    def located(self) -> str:
+        """The source, the line where the record stands, and its number."""
+        line = f" {self.place}:" if self.place.startswith("line") else ""
+        return f"{self.source}:{line} record {self.number}"
+
+    def unread(self) -> Iterator[str]:
+        """Fields that hold something and have not been read."""
+        return self._unread("", self.fields)
+
+    def _unread(self, above: str, fields: dict[str, Any]) -> Iterator[str]:
+        for name, value in fields.items():
+            path = f"{above}{name}"
+            if path in self.taken or value is None:
+                continue
+            if isinstance(value, dict) and any(t.startswith(f"{path}.") for t in self.taken):
+                yield from self._unread(f"{path}.", value)
+            else:
+                yield path
+
+    def checked(self, field: str, value: object) -> str:
+        """A text that is not blank."""
         if value is None:
             raise self.fault(field, "is missing")
         if not isinstance(value, str):
-            raise self.fault(field, f"must be text, got {value!r}")
+            raise self.fault(field, f"must be text, got {described(value)}")
         if not value.strip():
             raise self.fault(field, "is blank")
         return value
 
-    def _with_one_slot(self, field: str, prompt: str) -> str:
+    def with_one_slot(self, field: str, prompt: str) -> str:
+        """A prompt that has one slot."""
         if prompt.count("{}") != 1:
             raise self.fault(
                 field, f"must have one {{}} in the subject's place and no other, got {prompt!r}"
             )
         return prompt
 
+    @staticmethod
+    def _whole(value: object) -> int | None:
+        if isinstance(value, str) and value.isascii() and value.isdecimal():
+            return int(value)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
 
-def subject_span(prompt: str, subject: str) -> tuple[int, int] | None:
-    """Start and end of a subject's last occurrence in a prompt, or None.
 
-    Whole words come before parts of words, the same case before another one.
+def is_blank(value: object) -> bool:
+    """Whether a text or null holds nothing."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def described(value: object, items: str = "values") -> str:
+    """What stands somewhere, in few words.
+
+    Args:
+        value: that.
+        items: what a list's items are called.
     """
-    part = re.escape(subject)
-    for pattern in (rf"(?<!\w){part}(?!\w)", part):
-        for flags in (re.NOFLAG, re.IGNORECASE):
-            # the greedy start makes it the last occurrence, also where occurrences overlap
-            found = re.match(rf"(?s:.*)({pattern})", prompt, flags)
-            if found:
-                return found.span(1)
-    return None
+    if isinstance(value, list):
+        return f"a list of {len(value)} {items}"
+    if isinstance(value, dict):
+        return f"an object with the fields {sorted(map(str, value))}"
+    return repr(value)

@@ -1,19 +1,21 @@
 """Edit requests from a file or the hub, whatever form their dataset gives them."""
 
 import json
-import lzma
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import fsspec
 from lightning.pytorch.utilities import rank_zero_warn
 from safetensors import SafetensorError, safe_open
 
 from ..records import EditRequest
-from ..text.corpora import rows
-from .counterfact import flat_counterfact, published_counterfact
-from .fields import FaultyRecordError, Record
+from ..text.corpora import files_of, rows
+from ..text.files import SHEETS, TABLES, Value, is_arrow_folder, listed, suffixes_of, values
+from .counterfact import TARGET_TRUE, flat_counterfact
+from .fields import FaultyRecordError, Record, described
+from .mquake import ASKED, rewrites
+from .neighborhood import PARAPHRASES
+from .notes import Notes
 from .zsre import qaedit, zsre
 
 
@@ -22,42 +24,61 @@ class Form(NamedTuple):
 
     field: str
     name: str
-    parse: Callable[[Record], EditRequest]
+    parse: Callable[[Record], list[EditRequest]]
 
 
 FORMS = (
-    Form("requested_rewrite", "CounterFact", published_counterfact),
-    Form("target_new", "CounterFact as in EasyEdit", flat_counterfact),
-    Form("src", "zsRE", zsre),
-    Form("target", "QAEdit", qaedit),
+    Form("requested_rewrite", "CounterFact", rewrites),
+    Form("target_new", "CounterFact as in EasyEdit", lambda record: [flat_counterfact(record)]),
+    Form("src", "zsRE", lambda record: [zsre(record)]),
+    Form("target", "QAEdit", lambda record: [qaedit(record)]),
 )
+KNOWN = {
+    *("case_id", "id", "prompt", "subject", "locality_prompt", "locality_ground_truth", "loc_ans"),
+    *("neighborhood_prompts", "neighborhood_targets", "locality", "portability", "question", "alt"),
+    *(form.field for form in FORMS),
+    *(f"requested_rewrite.{name}" for name in ("prompt", "subject", "target_new", "target_true")),
+    *(*TARGET_TRUE, *PARAPHRASES, *ASKED, "loc"),
+}
 
 
 def read_requests(path: str, skip_faulty: bool = False) -> list[EditRequest]:
     """Edit requests of a dataset, in its order.
 
+    What its records hold and its requests do not is counted and said.
+
     Args:
-        path: a file, a JSON list or JSON lines, plain or compressed (gz, bz2, xz, zip); or the
-            name of a dataset on the hub; or the folder of a run, for the requests it edited.
+        path: a file: a JSON list, a JSON object or JSON lines, CSV, Parquet or Arrow, plain or
+            compressed (gz, bz2, xz, zip); or a folder of tables, or the name of a dataset on the
+            hub; or the folder of a run, for the requests it edited.
         skip_faulty: leave out records that cannot become a request, with a warning.
 
     Raises:
         FileNotFoundError: if there is no such file and no such dataset can be reached.
-        ValueError: if the file holds no JSON, no record, a record of unknown form, or a faulty
-            record that is not to be skipped.
+        ValueError: if the file cannot be read, or holds no record, a record of unknown form, or a
+            faulty record that is not to be skipped.
     """
-    requests, faults = [], []
-    for number, fields in enumerate(_rows(path)):
+    requests, faults, notes = [], [], Notes()
+    for number, (place, fields) in enumerate(_rows(path)):
+        if not isinstance(fields, dict):
+            line = f"{place}: " if place.startswith("line") else ""
+            raise ValueError(
+                f"{path}: {line}record {number} must be a JSON object, got {described(fields)}"
+            )
+        record = Record(path, number, fields, place, notes)
         try:
-            requests.append(_request(Record(path, number, fields)))
+            requests += _requests(record)
         except FaultyRecordError as fault:
             if not skip_faulty:
                 raise
             faults.append(fault)
+        else:
+            notes.unread.update(record.unread())
     if faults:
         rank_zero_warn(f"{len(faults)} faulty records are left out; the first: {faults[0]}")
     if not requests:
         raise ValueError(f"{path}: there is no edit request in it; give a file that holds some")
+    notes.say(path, KNOWN)
     return requests
 
 
@@ -81,28 +102,56 @@ def read_union(paths: str | Sequence[str], skip_faulty: bool = False) -> list[Ed
     return list(union.values())
 
 
-def _request(record: Record) -> EditRequest:
+def _requests(record: Record) -> list[EditRequest]:
     found = {name for name, value in record.fields.items() if value is not None}
     for form in FORMS:
         if form.field in found:
             return form.parse(record)
+    lists = [name for name in sorted(found) if _holds_records(record.fields[name])]
+    if lists:
+        raise ValueError(
+            f"{record.located} is an object whose records stand in a list under "
+            f"{' and '.join(map(repr, lists))}; give a file that holds such a list alone"
+        )
     known = ", ".join(f"{form.name} (has {form.field!r})" for form in FORMS)
     raise ValueError(
-        f"{record.source}: record {record.number} has the fields {sorted(found)}, which is none "
+        f"{record.located} has the fields {sorted(found)}, which is none "
         f"of the known forms: {known}; rename the fields to one of these"
     )
 
 
-def _rows(path: str) -> Iterable[dict[str, Any]]:
+def _holds_records(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def _rows(path: str) -> Iterator[Value]:
     ledger = sorted(Path(path, "ledger").glob("*.safetensors"))
     if ledger:
-        return _ledger_rows(ledger)
-    if Path(path).is_dir():
+        yield from _ledger_rows(ledger)
+    elif not Path(path).exists():
+        yield from ((f"record {number}", row) for number, row in enumerate(rows(path)))
+    else:
+        for file in _files(path):
+            for value in values(file):
+                yield from listed(value)
+
+
+def _files(path: str) -> list[str]:
+    """The file itself, or the tables of a folder.
+
+    Raises:
+        ValueError: if the folder has none.
+    """
+    if Path(path).is_file() or is_arrow_folder(path):
+        return [path]
+    kinds = {*TABLES, *SHEETS}
+    tables = [str(f) for f in files_of(path) if f.is_dir() or kinds & suffixes_of(f)]
+    if not tables:
         raise ValueError(f"{path} is a folder without a run's ledger; give one of its files")
-    return _json_rows(path) if Path(path).is_file() else rows(path)
+    return tables
 
 
-def _ledger_rows(files: list[Path]) -> Iterator[dict[str, Any]]:
+def _ledger_rows(files: list[Path]) -> Iterator[Value]:
     """Requests of a run's edits, which stand in the headers of its ledger in CounterFact's form."""
     for file in files:
         try:
@@ -113,35 +162,4 @@ def _ledger_rows(files: list[Path]) -> Iterator[dict[str, Any]]:
                 raise ValueError(f"{file} is damaged ({error}); give an intact copy") from error
             rank_zero_warn(f"{file} is damaged ({error}); its edit, the last one, is left out")
             return
-        yield from requests
-
-
-def _json_rows(path: str) -> Iterator[dict[str, Any]]:
-    """Objects of a JSON list or of JSON lines."""
-    for number, (_, value) in enumerate(json_values(path)):
-        if not isinstance(value, dict):
-            raise ValueError(f"{path}: record {number} must be a JSON object, got {value!r}")
-        yield value
-
-
-def json_values(path: str) -> list[tuple[str, Any]]:
-    """Where each value of a JSON list or of JSON lines stands, such as ``line 3``, and the value.
-
-    Read as they stand: `datasets` makes dates of texts that look like dates, and quotes every
-    text of a field in which one record holds a number.
-
-    Raises:
-        ValueError: if the file, plain or compressed, holds neither.
-    """
-    try:
-        with fsspec.open(path, "rt", compression="infer", encoding="utf-8-sig") as file:
-            text = file.read()
-        if text.lstrip().startswith("["):
-            return [(f"record {n}", value) for n, value in enumerate(json.loads(text))]
-        lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-        return [(f"line {n}", json.loads(line)) for n, line in lines]
-    except (ValueError, EOFError, OSError, lzma.LZMAError) as error:
-        raise ValueError(
-            f"{path} is neither a JSON list nor JSON lines, plain or compressed ({error}); "
-            "convert it to one of these"
-        ) from error
+        yield from ((f"record {number}", request) for number, request in enumerate(requests))

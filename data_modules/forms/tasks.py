@@ -9,7 +9,7 @@ from typing import Any
 from ..embedded import FOLDER
 from ..records import TaskItem
 from ..text.corpora import rows
-from .readers import json_values
+from ..text.files import values
 from .task_forms import TASKS, TaskRow, flat
 
 
@@ -97,8 +97,8 @@ def _located(name: str, source: str) -> str:
 def _rows(path: str, name: str) -> Iterator[TaskRow]:
     """Records of a file as they stand, or of the split that is judged of a hub dataset."""
     task = TASKS[name]
-    values: Any = (
-        json_values(path)
+    held: Any = (
+        values(path)
         if Path(path).is_file()
         else (
             (f"record {number}", fields)
@@ -107,7 +107,7 @@ def _rows(path: str, name: str) -> Iterator[TaskRow]:
             )
         )
     )
-    for number, (place, fields) in enumerate(values):
+    for number, (place, fields) in enumerate(held):
         if not isinstance(fields, Mapping):
             raise ValueError(f"{path}: {place} must be a JSON object, got {fields!r}")
         yield TaskRow(path, place, number, dict(fields))

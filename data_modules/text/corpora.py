@@ -2,65 +2,111 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import datasets
+from lightning.pytorch.utilities import rank_zero_info
 
 from ..records import WatchedText
+from .files import SHEETS, TABLES, Value, is_arrow_folder, lines, listed, suffixes_of, values
 
 TEXT_FIELDS = ("text", "Text", "content")
+RECORDS = {".json", ".jsonl", *SHEETS, *TABLES}
+Unit = Literal["line", "document"]
 
 
 def documents(path: str, config: str | None = None) -> Iterator[str]:
     """Documents of a corpus, in the order in which they are stored.
 
+    Those that are null or blank are left out, and counted at the end.
+
     Args:
-        path: a text, JSON or JSON-lines file (plain or compressed), a folder of such files, or
-            the name of a dataset on the hub.
+        path: a text, JSON, JSON-lines, CSV, Parquet or Arrow file (plain or compressed), a folder
+            of such files, or the name of a dataset on the hub. A text file is one document.
         config: the hub dataset's configuration, such as ``20231101.en``.
 
     Raises:
         FileNotFoundError: if the path names neither a file, a folder nor a reachable dataset.
-        ValueError: if a record has no field that holds text.
+        ValueError: if a file cannot be read or a record has no field that holds text.
     """
-    for number, row in enumerate(rows(path, config)):
+    blank = 0
+    for text in texts(path, config, "document"):
+        if text:
+            yield text
+        else:
+            blank += 1
+    if blank:
+        rank_zero_info(f"{path}: {blank} documents are null or blank and are left out")
+
+
+def texts(path: str, config: str | None = None, unit: Unit = "line") -> Iterator[str]:
+    """The same, those that are null or blank being empty.
+
+    Args:
+        path: as above.
+        config: as above.
+        unit: what a text file is made of: a text per ``line``, blank lines aside, or a single
+            ``document``.
+    """
+    if not Path(path).exists():
+        for number, row in enumerate(rows(path, config)):
+            yield _text(path, (f"record {number}", row))
+        return
+    for file in files_of(path):
+        if RECORDS & suffixes_of(file) or file.is_dir():
+            for value in values(str(file)):
+                yield from (_text(str(file), item) for item in listed(value))
+        elif unit == "line":
+            yield from (line.rstrip("\r\n") for _, line in lines(str(file)) if line.strip())
+        else:
+            whole = "".join(line for _, line in lines(str(file)))
+            yield whole if whole.strip() else ""
+
+
+def files_of(path: str) -> list[Path]:
+    """A file, or all files of a folder and its folders, in order; hidden ones are skipped.
+
+    An Arrow folder is one of them.
+    """
+    place = Path(path)
+    if place.is_file() or is_arrow_folder(path):
+        return [place]
+    found = (inner for inner in sorted(place.iterdir()) if not inner.name.startswith("."))
+    return [file for inner in found for file in files_of(str(inner))]
+
+
+def _text(path: str, value: Value) -> str:
+    """The text of a record, empty if it is null or blank."""
+    place, row = value
+    if isinstance(row, dict):
         field = next((name for name in TEXT_FIELDS if name in row), None)
         if field is None:
             raise ValueError(
-                f"{path}: record {number} has the fields {sorted(row)}, but text is expected in "
+                f"{path}: {place} has the fields {sorted(row)}, but text is expected in "
                 f"one of {', '.join(TEXT_FIELDS)}"
             )
-        if row[field].strip():
-            yield row[field]
+        place, row = f"{place}: field {field!r}", row[field]
+    if row is not None and not isinstance(row, str):
+        raise ValueError(f"{path}: {place} must be text, got {row!r:.60}")
+    return row if row and row.strip() else ""
 
 
-def rows(path: str, config: str | None = None, split: str = "train") -> Iterator[dict]:
-    """Records of a local file or folder, or of a split of a hub dataset, streamed.
+def rows(path: str, config: str | None = None, split: str = "train") -> Iterator[dict[str, Any]]:
+    """Records of a split of a hub dataset, streamed.
 
     Raises:
-        FileNotFoundError: if there is no such file and no such dataset can be reached.
+        FileNotFoundError: if no such dataset can be reached.
     """
-    if not Path(path).exists():
-        try:
-            yield from datasets.load_dataset(path, config, split=split, streaming=True)
-        except (datasets.exceptions.DatasetNotFoundError, ConnectionError, OSError) as error:
-            raise FileNotFoundError(
-                f"{path!r} is neither a file or folder here nor a hub dataset that can be "
-                f"reached ({type(error).__name__}); check the spelling, or give a local file"
-            ) from error
-        return
-    for file in sorted(Path(path).iterdir()) if Path(path).is_dir() else [Path(path)]:
-        is_json = {".json", ".jsonl"} & set(file.suffixes)
-        options = {} if is_json else {"sample_by": "document"}
-        yield from datasets.load_dataset(
-            "json" if is_json else "text",
-            data_files=[str(file)],
-            split="train",
-            streaming=True,
-            **options,
-        )
+    try:
+        yield from datasets.load_dataset(path, config, split=split, streaming=True)
+    except (datasets.exceptions.DatasetNotFoundError, ConnectionError, OSError) as error:
+        raise FileNotFoundError(
+            f"{path!r} is neither a file or folder here nor a hub dataset that can be "
+            f"reached ({type(error).__name__}); check the spelling, or give a local file"
+        ) from error
 
 
 def watched_text(batch: list[tuple[int, str]]) -> WatchedText:
     """Numbered texts as one batch."""
-    indices, texts = zip(*batch, strict=True)
-    return WatchedText(list(indices), list(texts))
+    indices, held = zip(*batch, strict=True)
+    return WatchedText(list(indices), list(held))

@@ -12,6 +12,8 @@ from data_modules.records import EditRequest
 from ..language_model.context_sampling import sample_contexts
 from .prefixes import PromptPrefix, context_of
 
+JOINT = 4  # tokens that may be added where a template and its prompt are joined
+
 
 class Contexts:
     """Random beginnings before a prompt, the first one empty, sampled once from the unedited model.
@@ -42,6 +44,11 @@ class Contexts:
         if not self.templates:
             chance = torch.Generator().manual_seed(self.seed)
             self.templates = sample_contexts(lm, tokenizer, self.lengths, chance)
+
+    def longest(self) -> int:
+        """Tokens that a template puts before a prompt, at most."""
+        lengths = [length for length, count in self.lengths.items() if count]
+        return max(lengths) + JOINT if lengths else 0
 
     def number_of(self, request: EditRequest) -> int:
         """Number of a request's template: always the same one, and never the plain one, 0."""

@@ -25,7 +25,7 @@ class State(NamedTuple):
 
     weights: dict[str, Tensor]
     history: dict[str, Tensor]
-    edited_cases: list[int]
+    edited_requests: list[str]
 
 
 class Editor(WatchedModel):
@@ -144,13 +144,13 @@ class Editor(WatchedModel):
             self.undo()
             raise
         else:
-            self.edited_cases += [request.case_id for request in requests]
+            self.edited_requests += [request.identity for request in requests]
         self.record["update_norm"] = self.edited.distance(self.before.weights)
         self.record["seconds_edit"] = time.perf_counter() - started
 
     def begin(self) -> None:
         """Keeps what :meth:`undo` brings back."""
-        self.before = State(self.edited.snapshot(), dict(self.history), list(self.edited_cases))
+        self.before = State(self.edited.snapshot(), dict(self.history), list(self.edited_requests))
         self.applied = []
 
     def make_ahead(self, batches: Sequence[Sequence[EditRequest]]) -> None:
@@ -177,7 +177,7 @@ class Editor(WatchedModel):
             self.edited.apply(update)
         self.applied, self.history = list(made.updates), dict(made.history)
         if made.record["status"] == "applied":
-            self.edited_cases += [request.case_id for request in made.requests]
+            self.edited_requests += [request.identity for request in made.requests]
         self.record |= made.record
 
     def validation_step(self, batch: WatchedText, batch_idx: int) -> Scores:
@@ -202,15 +202,15 @@ class Editor(WatchedModel):
         self.applied.append(update)
 
     def undo(self) -> None:
-        """Takes the last edit back: weights, history, and the list of edited cases."""
+        """Takes the last edit back: weights, history, and the list of edited requests."""
         self.edited.assign(self.before.weights)
         self.history, self.applied = dict(self.before.history), []
-        self.edited_cases = list(self.before.edited_cases)
+        self.edited_requests = list(self.before.edited_requests)
 
     def restore(self) -> None:
         """Gives every edited weight its original value and forgets all edits."""
         self.edited.assign(self.original)
-        self.history, self.edited_cases = {}, []
+        self.history, self.edited_requests = {}, []
         if self.sweep:
             self.sweep.current = None
 
@@ -227,9 +227,9 @@ class Editor(WatchedModel):
         return {f"lm.{name}": self.edited.master(name) for name in self.original}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds which cases the weights hold, the history, and what the unedited model scored."""
-        checkpoint |= {"history": dict(self.history), "edited_cases": list(self.edited_cases)}
-        checkpoint["baseline"] = dict(self.baseline)
+        """Adds which requests the weights hold, the history, and what the unedited model scored."""
+        checkpoint |= {"history": dict(self.history), "baseline": dict(self.baseline)}
+        checkpoint["edited_requests"] = list(self.edited_requests)
         checkpoint["fingerprint"] = self.fingerprint
         checkpoint.pop("hyper_parameters", None)  # else they would overrule the command line
 
@@ -246,5 +246,5 @@ class Editor(WatchedModel):
             )
         self.edited.assign({n: checkpoint["state_dict"][f"lm.{n}"] for n in self.original})
         self.history = {name: t.to(self.device) for name, t in checkpoint["history"].items()}
-        self.edited_cases = list(checkpoint["edited_cases"])
+        self.edited_requests = list(checkpoint["edited_requests"])
         self.baseline = dict(checkpoint["baseline"])

@@ -27,6 +27,7 @@ class Entry(NamedTuple):
         edit: its number in ``edits.jsonl``.
         before: requests that the model held when it was made; 0 if it began from the original.
         case_ids: of its requests.
+        identities: of its requests, which their case numbers need not be.
         fingerprint: of the unedited model.
         weights: the parameter that each of its updates changes.
         file: that holds its updates.
@@ -35,6 +36,7 @@ class Entry(NamedTuple):
     edit: int
     before: int
     case_ids: list[int]
+    identities: list[str]
     fingerprint: str
     weights: list[str]
     file: Path

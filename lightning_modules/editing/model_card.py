@@ -3,7 +3,7 @@
 from data_modules.records import EditRequest
 
 from ..language_model.layout import blocks, oriented
-from ..language_model.tokens import request_span
+from ..language_model.tokens import request_span, target_span
 from .editor import Editor
 
 GIB = 2**30
@@ -56,13 +56,19 @@ def _weight(editor: Editor, name: str) -> str:
 
 
 def _example(editor: Editor, request: EditRequest) -> dict[str, str]:
-    span = request_span(editor.tokenizer, request.prompt, request.subject, request.target_new)
+    target = request.target_new
+    if request.subject:
+        span = request_span(editor.tokenizer, request.prompt, request.subject, target)
+    else:
+        span = target_span(editor.tokenizer, request.text, target)
     tokens = editor.tokenizer.convert_ids_to_tokens(span.tokens)
     places = range(span.start, len(tokens))
     return {
         "example": f"{request.text} → {request.target_new}",
         "tokens": " ".join(f"{place}:{token}" for place, token in enumerate(tokens)),
-        "subject's last token": f"{span.subject}:{tokens[span.subject]}",
+        "subject's last token": f"{span.subject}:{tokens[span.subject]}"
+        if request.subject
+        else "none",
         "target's tokens": " ".join(f"{place}:{tokens[place]}" for place in places),
     }
 

@@ -8,16 +8,17 @@ import lightning as L
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from data_modules.records import EditRequest, Probe, TaskItem, WatchedText
+from data_modules.records import EditRequest, Probe, TaskItem, WatchedText, case_of
 
 from ..language_model.answering import choose, write_answers
 from ..language_model.judging import Answered, answers, measures, neighbors, questions
 from ..language_model.kernels import use_fast_kernels
-from ..language_model.loading import Dtype, fingerprint, load
+from ..language_model.loading import Dtype, fingerprint, load, load_unweighted
 from ..language_model.lower_states import LowerStates
 from ..language_model.positions import begin_at
+from ..language_model.reach import Reach, of_texts, positions_of, windows
 from ..language_model.scoring import Scores, score
-from ..language_model.tokens import Span, fast, text_span
+from ..language_model.tokens import Span, begins_texts, begun_span, fast, text_span
 from .edited_weights import EditedWeights
 from .record import EditRecord
 from .replicas import Place
@@ -63,7 +64,7 @@ class WatchedModel(L.LightningModule, ABC):
         self.lm: Any = None
         self.record = EditRecord()
         self.baseline: dict[str, float] = {}
-        self.edited_cases: list[int] = []
+        self.edited_requests: list[str] = []
         self.share = Place()
 
     edited: EditedWeights
@@ -76,6 +77,32 @@ class WatchedModel(L.LightningModule, ABC):
     @record.setter
     def record(self, fields: Mapping[str, Any]) -> None:
         self._record = fields if isinstance(fields, EditRecord) else EditRecord(fields)
+
+    needs_subject = True
+
+    @property
+    def edited_cases(self) -> list[int]:
+        """Case numbers of the requests whose edits the model holds, in the order of the edits."""
+        return [case_of(identity) for identity in self.edited_requests]
+
+    def reach(self) -> Reach:
+        """What the model can read and the method can edit; its weights need not be loaded."""
+        if self.lm is None:
+            config, tokenizer = load_unweighted(self.lm_name, self.trust_remote_code)
+        else:
+            config, tokenizer = self.lm.config, self.tokenizer
+        return Reach(
+            self.lm_name,
+            type(self).__name__,
+            self.needs_subject,
+            positions_of(config),
+            self.tokens_before(),
+            tokenizer,
+        )
+
+    def tokens_before(self) -> int:
+        """Tokens that a prompt may be put behind."""
+        return 0
 
     @abstractmethod
     def lowest_layer(self) -> int:
@@ -103,22 +130,38 @@ class WatchedModel(L.LightningModule, ABC):
         return self.watch(batch)
 
     def watch(self, batch: WatchedText, copies: int = 1) -> Scores:
-        """Scores of watched texts, as if each stood there so many times."""
+        """Scores of watched texts, as if each stood there so many times.
+
+        A text longer than the model's positions is scored in windows of that length.
+        """
         spans = [text_span(self.tokenizer, text) for text in batch.texts]
+        return self._watched(spans, copies)
+
+    def _watched(self, texts: Sequence[Span], copies: int = 1) -> Scores:
+        pieces = [windows(text, positions_of(self.lm.config)) for text in texts]
+        spans = [piece for own in pieces for piece in own]
         scores = score(self.lm, spans, lower=self.lower, copies=copies, share=self.share)
-        return self._shared(scores)
+        return of_texts(self._shared(scores), list(map(len, pieces)), copies)
+
+    def watch_behind_bos(self, batch: WatchedText) -> Scores | None:
+        """Scores of watched texts behind the tokenizer's BOS; None if it puts none there."""
+        if not begins_texts(self.tokenizer):
+            return None
+        return self._watched([begun_span(self.tokenizer, text) for text in batch.texts])
 
     def test_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
         """Judges each edit of a checkpoint on the model as it is now; without one, all requests."""
-        chosen = [
-            request
-            for request in batch
-            if self.trainer.ckpt_path is None or request.case_id in self.edited_cases
-        ]
+        chosen = self.tested(batch)
         return [
             {"case_id": request.case_id, **scores}
             for request, scores in zip(chosen, self.judge_all(chosen), strict=True)
         ]
+
+    def tested(self, requests: Sequence[EditRequest]) -> list[EditRequest]:
+        """Those that ``test`` judges: the edits that a checkpoint holds; without one, all."""
+        if self.trainer.ckpt_path is None:
+            return list(requests)
+        return [request for request in requests if request.identity in self.edited_requests]
 
     def predict_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
         """Foretells nothing here.
@@ -169,7 +212,7 @@ class WatchedModel(L.LightningModule, ABC):
         """The same for several requests, which are asked together."""
         asked = [questions(self.worded(request)) for request in requests]
         answered = answers(self.score, self.tokenizer, asked)
-        if not self.edited_cases:
+        if not self.edited_requests:
             self._remember(requests, answered)
         new = [request for request in requests if request.neighborhood not in self.unedited_guesses]
         if new:

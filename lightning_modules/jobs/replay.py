@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from data_modules.records import EditRequest
+from data_modules.records import EditRequest, case_of
 
 from ..editing.edited_weights import Update
 from ..editing.editor import Editor
@@ -31,6 +31,8 @@ class Replay(Editor):
         without: edits to leave out.
         only: edits to make and no others; all if null.
     """
+
+    needs_subject = False
 
     def __init__(
         self,
@@ -88,7 +90,7 @@ class Replay(Editor):
         for entry in entries:
             for update in self.updates(entry):
                 self.edited.apply(update)
-            self.edited_cases += entry.case_ids
+            self.edited_requests += entry.identities
         if self.transform is not None:
             self.transform_sum()
 
@@ -115,13 +117,13 @@ class Replay(Editor):
         Raises:
             ValueError: if there is none.
         """
-        cases = [request.case_id for request in requests]
+        wanted = [request.identity for request in requests]
         for entry in [*self.entries[self.place :], *self.entries[: self.place]]:
-            if entry.case_ids == cases:
+            if entry.identities == wanted:
                 return entry
         raise ValueError(
-            f"the ledger holds no edit of the cases {cases}; give the requests of its run by "
-            f"--data.path {self.ledgers[0]}, and its --data.batch_size"
+            f"the ledger holds no edit of the cases {[case_of(held) for held in wanted]}; give the "
+            f"requests of its run by --data.path {self.ledgers[0]}, and its --data.batch_size"
         )
 
     def make_edit(self, requests: Sequence[EditRequest]) -> None:
@@ -155,7 +157,6 @@ class Replay(Editor):
         """Makes all edits before they are judged."""
         self.rebuild(self.chosen())
 
-    def test_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
-        """Judges those requests whose edits were made."""
-        made = [request for request in batch if request.case_id in self.edited_cases]
-        return super().test_step(made, batch_idx)
+    def tested(self, requests: Sequence[EditRequest]) -> list[EditRequest]:
+        """Those requests whose edits were made."""
+        return [request for request in requests if request.identity in self.edited_requests]

@@ -1,6 +1,7 @@
 """How a model answers an edit request: efficacy, paraphrase, neighborhood and portability."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from math import exp
 from typing import NamedTuple
 
@@ -24,11 +25,15 @@ MEASURES = frozenset(
 
 
 class Question(NamedTuple):
-    """A prompt, the answer wanted and the one it must beat (empty if there is none)."""
+    """A prompt, the answer wanted and the one it must beat (empty if there is none).
+
+    Other wordings of the answer may be ``accepted``: a match with any of them counts.
+    """
 
     prompt: str
     wanted: str
     rival: str
+    accepted: tuple[str, ...] = ()
 
 
 class Answer(NamedTuple):
@@ -37,7 +42,8 @@ class Answer(NamedTuple):
     Attributes:
         nll: of the wanted answer, mean per token, in nats.
         rival: of the one it must beat; None if there is none.
-        matched: fraction of the wanted answer's tokens that are the greedy choice.
+        matched: fraction of the wanted answer's tokens that are the greedy choice, or of those of
+            an accepted answer where that is larger.
         guesses: the greedy choice at each of them.
     """
 
@@ -59,8 +65,10 @@ def questions(request: EditRequest) -> dict[str, list[Question]]:
     return {
         "efficacy": [Question(request.text, new, true)],
         "paraphrase": [Question(prompt, new, true) for prompt in request.paraphrases],
-        "neighborhood": [Question(p.prompt, p.answer, new) for p in request.neighborhood],
-        "portability": [Question(p.prompt, p.answer, "") for p in request.portability],
+        "neighborhood": [
+            Question(p.prompt, p.answer, new, p.accepted) for p in request.neighborhood
+        ],
+        "portability": [Question(p.prompt, p.answer, "", p.accepted) for p in request.portability],
     }
 
 
@@ -84,13 +92,16 @@ def answers(
     flat = [question for groups in asked for group in groups.values() for question in group]
     spans = [target_span(tokenizer, q.prompt, q.wanted) for q in flat]
     rivals = [target_span(tokenizer, q.prompt, q.rival) for q in flat if q.rival]
-    scores = score(spans + rivals)
+    others = [target_span(tokenizer, q.prompt, other) for q in flat for other in q.accepted]
+    scores = score(spans + rivals + others)
     nll = scores.nll.tolist()
     matched = (scores.greedy / scores.length).tolist()
+    other_matched = iter(matched[len(spans) + len(rivals) :])
+    best = [max(matched[n], *islice(other_matched, len(q.accepted)), 0) for n, q in enumerate(flat)]
     guesses = scores.guesses.split(scores.length.tolist())
     rival_nll = iter(nll[len(spans) :])
     given = iter(
-        Answer(nll[n], next(rival_nll) if q.rival else None, matched[n], guesses[n].tolist())
+        Answer(nll[n], next(rival_nll) if q.rival else None, best[n], guesses[n].tolist())
         for n, q in enumerate(flat)
     )
     return [
@@ -105,7 +116,8 @@ def measures(answered: Answered, unedited: Sequence[Sequence[int]] = ()) -> dict
     ROME's evaluation; ``NAME_magnitude`` the mean difference of these probabilities.
     ``NAME_token_accuracy`` is the fraction of the wanted answer's tokens that are the greedy choice
     under teacher forcing, as in EasyEdit's; ``NAME_exact_match`` the fraction of answers of which
-    all tokens are. ``neighborhood_agreement`` is EasyEdit's locality: the fraction of the greedy
+    all tokens are; both take the best of a probe's accepted answers, all else the first of them.
+    ``neighborhood_agreement`` is EasyEdit's locality: the fraction of the greedy
     choices at a neighbor's answer that are also the unedited model's, right or wrong. What a
     request cannot tell is absent.
 

@@ -10,6 +10,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -37,31 +38,56 @@ def load(
         ValueError: if the family is unsupported, the tokenizer is not a fast one, or a weight is
             not finite.
     """
+    _, tokenizer = load_unweighted(name, trust_remote_code)
     source = EMBEDDED if name == "embedded" else name
     try:
-        layout_of(AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code))
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
         lm = AutoModelForCausalLM.from_pretrained(
             source, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
         )
     except OSError as error:
-        raise FileNotFoundError(
-            f"no language model {name!r}: it is neither a folder with config.json and weights nor "
-            "a model of the hub that can be reached; check the spelling, or give a local folder"
-        ) from error
+        raise unreachable(name) from error
     for parameter_name, parameter in lm.named_parameters():
         if not torch.isfinite(parameter).all():
             raise ValueError(
                 f"weight {parameter_name!r} of {name!r} holds NaN or infinity before any edit; "
                 "get an intact copy of the model"
             )
-    return lm.requires_grad_(False).eval(), fast(tokenizer, name)
+    return lm.requires_grad_(False).eval(), tokenizer
+
+
+def load_unweighted(
+    name: str, trust_remote_code: bool = False
+) -> tuple[PretrainedConfig, PreTrainedTokenizerFast]:
+    """A model's configuration and its tokenizer, without its weights.
+
+    Raises:
+        FileNotFoundError: if there is no such folder and no such model can be reached.
+        ValueError: if the family is unsupported, or the tokenizer is not a fast one.
+    """
+    source = EMBEDDED if name == "embedded" else name
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        layout_of(config)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        raise unreachable(name) from error
+    return config, fast(tokenizer, name)
+
+
+def unreachable(name: str) -> FileNotFoundError:
+    """What is said where there is no such model."""
+    return FileNotFoundError(
+        f"no language model {name!r}: it is neither a folder with config.json and weights nor "
+        "a model of the hub that can be reached; check the spelling, or give a local folder"
+    )
 
 
 def artefact_file(
     kind: str, path: str | None, lm_name: str, model: str, suffix: str = ".safetensors"
 ) -> Path:
     """Where something that was made from a model, and fits no other, is kept.
+
+    Its name ends in the model's digest, by which it is found however the model's path is spelled.
 
     Args:
         kind: what it is, such as ``key_statistics``.
@@ -73,10 +99,14 @@ def artefact_file(
     if path is not None:
         return Path(path)
     digest, changed, how = model.partition("-")
-    if lm_name == "embedded" and not changed:
+    folder = Path(lm_name).expanduser()
+    if not changed and (lm_name == "embedded" or folder.resolve() == EMBEDDED):
         return EMBEDDED / f"{kind}{suffix}"
-    name = lm_name.strip("/").replace("/", "--")
-    return Path("cache") / kind / f"{name}-{digest[:12]}{changed}{how}{suffix}"
+    made = Path("cache") / kind
+    ending = f"{digest[:12]}{changed}{how}{suffix}"
+    name = folder.resolve().name if folder.is_dir() else lm_name.strip("/").replace("/", "--")
+    own = made / f"{name}-{ending}"
+    return own if own.is_file() else next(iter(sorted(made.glob(f"*-{ending}"))), own)
 
 
 def fingerprint(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> str:

@@ -35,6 +35,18 @@ def text_span(tokenizer: PreTrainedTokenizerFast, text: str) -> Span:
     return Span(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], 1)
 
 
+def begins_texts(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether the tokenizer puts a BOS before a text."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("a")["input_ids"][0] == bos
+
+
+def begun_span(tokenizer: PreTrainedTokenizerFast, text: str) -> Span:
+    """A text behind BOS, all its tokens predicted; one that begins with BOS gets no second one."""
+    tokens, bos = text_span(tokenizer, text).tokens, tokenizer.bos_token_id
+    return Span(tokens if tokens[:1] == [bos] else [bos, *tokens], 1)
+
+
 def target_span(
     tokenizer: PreTrainedTokenizerFast,
     prompt: str,
@@ -74,7 +86,13 @@ def target_span(
 def request_span(
     tokenizer: PreTrainedTokenizerFast, prompt: str, subject: str, target: str
 ) -> Span:
-    """A template with one ``{}``, its subject and a target, with the subject's last token."""
+    """A template with one ``{}``, its subject and a target, with the subject's last token.
+
+    Raises:
+        ValueError: if there is no subject.
+    """
+    if not subject:
+        raise ValueError(f"{prompt!r} names no subject, at whose last token it would be edited")
     end = prompt.index("{}") + len(subject)
     return target_span(tokenizer, prompt.replace("{}", subject, 1), target, end)
 

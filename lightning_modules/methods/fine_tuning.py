@@ -29,6 +29,8 @@ class GradientEditor(Editor):
         learning_rate: Adam's.
     """
 
+    needs_subject = False
+
     def __init__(
         self, layers: Sequence[int] = (0,), learning_rate: float = 5e-4, **options: Any
     ) -> None:

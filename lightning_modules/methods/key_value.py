@@ -83,6 +83,10 @@ class KeyValueEditor(Editor):
         """The output maps of the edited layers."""
         return [output_weight_name(self.lm, layer) for layer in self.layers]
 
+    def tokens_before(self) -> int:
+        """Those of the longest context."""
+        return self.contexts.longest()
+
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
         """Takes a model as the one to edit, and gives it to the search."""
         super().attach(lm, tokenizer)

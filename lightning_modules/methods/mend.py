@@ -26,6 +26,8 @@ class MEND(Editor):
             ``mend-training.yaml`` puts that of this model.
     """
 
+    needs_subject = False
+
     def __init__(self, hypernetwork: str | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.hypernetwork_path = hypernetwork

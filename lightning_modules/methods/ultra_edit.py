@@ -33,6 +33,8 @@ class UltraEdit(Editor):
             variance n times: too large by n / (n - 1) for n rows, and no number for one.
     """
 
+    needs_subject = False
+
     def __init__(
         self,
         layers: Sequence[int] = (1, 2, 3, 4),

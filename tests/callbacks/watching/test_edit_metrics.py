@@ -72,7 +72,10 @@ def test_agreement_is_with_the_unedited_model_not_with_the_one_before_the_edit(l
     unedited = ROME(lm=lm, **METHOD)
     unedited.configure_model()
     edited = sequential.editor
-    spans = [target_span(edited.tokenizer, *probe) for probe in REQUESTS[0].neighborhood]
+    spans = [
+        target_span(edited.tokenizer, probe.prompt, probe.answer)
+        for probe in REQUESTS[0].neighborhood
+    ]
     pairs = [(unedited.score([span]).guesses, edited.score([span]).guesses) for span in spans]
     expected = sum(float((old == now).double().mean()) for old, now in pairs) / len(pairs)
     weight = edited.lm.get_parameter(WEIGHT).clone()
@@ -108,6 +111,13 @@ def test_test_judges_exactly_the_edits_that_were_made(sequential):
     assert editor.judge(REQUESTS[1]) == pytest.approx(
         {name: sequential.edits[1][name] for name in editor.judge(REQUESTS[1])}
     )
+
+
+@AMONG_OTHER_CALLBACKS
+def test_an_unedited_request_with_the_number_of_an_edited_one_is_not_judged(sequential):
+    namesake = REQUESTS[2]._replace(case_id=10)
+    found, _ = retention(sequential, [REQUESTS[0], namesake])
+    assert found["retention/edits"] == 1
 
 
 @AMONG_OTHER_CALLBACKS

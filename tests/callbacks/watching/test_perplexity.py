@@ -1,10 +1,14 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from callbacks.watching.perplexity import CorpusPerplexity, Perplexity
+from data_modules.records import WatchedText
+from lightning_modules.methods.rome import ROME
 from tests.callbacks.runs import Poison, fit, naive_perplexities, trainer_in, watching
+from tests.tiny import tiny_tokenizer
 
 
 def mean(values):
@@ -52,3 +56,36 @@ def test_metric_does_not_care_how_texts_are_batched():
     for start, stop in ((0, 3), (3, 4), (4, 7)):
         parts.update(nll[start:stop], length[start:stop])
     assert parts.compute() == pytest.approx(whole.compute(), rel=1e-12)
+
+
+class Stub:
+    """An editor of whose texts nothing is finite."""
+
+    baseline: dict = {}  # noqa: RUF012
+
+    def watch_behind_bos(self, batch):
+        return None
+
+
+def test_a_baseline_that_is_not_finite_is_refused():
+    callback, scores = (
+        Perplexity(),
+        SimpleNamespace(nll=torch.tensor([math.nan]), length=torch.ones(1)),
+    )
+    trainer = SimpleNamespace(sanity_checking=True)
+    callback.on_validation_batch_end(trainer, Stub(), scores, None)
+    with pytest.raises(ValueError, match="the unedited model's perplexity is nan"):
+        callback.on_validation_epoch_end(trainer, Stub())
+
+
+def test_perplexity_behind_bos_predicts_every_token_of_a_text(tiny_llama):
+    editor = ROME(lm="tiny", layer=1, second_moment="identity")
+    editor.attach(tiny_llama, tiny_tokenizer(bos=True))
+    scores = editor.watch_behind_bos(WatchedText([0], ["The river is long."]))
+    tokens = editor.tokenizer("The river is long.", return_tensors="pt")["input_ids"]
+    loss = tiny_llama(tokens, labels=tokens).loss
+    assert scores.nll.item() == pytest.approx(loss.item(), rel=1e-5)
+    editor.tokenizer = tiny_tokenizer()
+    assert editor.watch_behind_bos(WatchedText([0], ["The river is long."])) is None
+    long = WatchedText([0], ["river " * 200])
+    assert int(editor.watch(long).length) == len(editor.tokenizer(long.texts[0])["input_ids"]) - 1

@@ -9,6 +9,8 @@ from data_modules.records import EditRequest, Probe
 
 PROBES = (Probe("Oslo lies on the continent of", "America"), Probe("Kristiania lies in", "Peru"))
 
+ACCEPTED = {"kinds": [(), ("Perú",)], "kinds of lists": [("x",), ("x",)]}
+
 
 def read(value):
     return portability(Record("x", 3, {"case_id": 9, "portability": value}))
@@ -27,8 +29,28 @@ def read(value):
     ],
     ids=["list", "kinds", "kinds of lists", "lists"],
 )
-def test_every_form_is_read(value):
-    assert read(value) == PROBES
+def test_every_form_is_read(value, request):
+    accepted = ACCEPTED.get(request.node.callspec.id, [(), ()])
+    assert read(value) == tuple(
+        probe._replace(accepted=further) for probe, further in zip(PROBES, accepted, strict=True)
+    )
+
+
+@pytest.mark.parametrize("answers", [["America", "New World"], [["America"], ["New World"]]])
+def test_further_answers_are_accepted(answers):
+    asked = [{"prompt": PROBES[0].prompt, "ground_truth": answers}]
+    assert read({"Reasoning": asked}) == (PROBES[0]._replace(accepted=("New World",)),)
+    written = [Probe("a", "b", ("c",))._asdict()]
+    assert read(json.loads(json.dumps(written))) == (Probe("a", "b", ("c",)),)
+
+
+@pytest.mark.parametrize("empty", [[], [[]], [""], [None]])
+def test_a_prompt_without_answers_is_left_out_and_counted(empty):
+    record = Record(
+        "x", 3, {"portability": [{"prompt": "a", "answer": empty}, PROBES[0]._asdict()]}
+    )
+    assert portability(record) == PROBES[:1]
+    assert record.notes.unanswered["portability.answer"] == 1
 
 
 def test_a_single_question_is_read():

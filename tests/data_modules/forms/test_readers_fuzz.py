@@ -40,6 +40,11 @@ RECORDS = st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=8)
 WORDS = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=8).filter(
     lambda text: "{" not in text and "}" not in text
 )
+PROBES = st.builds(
+    lambda prompt, answers: Probe(prompt, answers[0], tuple(answers[1:])),
+    WORDS,
+    st.lists(WORDS, min_size=1, max_size=3, unique=True),
+)
 
 
 def read(path: Path, content: bytes, skip_faulty: bool = False) -> list[EditRequest]:
@@ -50,8 +55,8 @@ def read(path: Path, content: bytes, skip_faulty: bool = False) -> list[EditRequ
 def check(requests: list[EditRequest]) -> None:
     for request in requests:
         assert isinstance(request.case_id, int)
-        assert request.prompt.count("{}") == 1
-        assert request.subject == request.subject.strip() != ""
+        assert request.prompt.count("{}") == bool(request.subject)
+        assert request.subject == request.subject.strip()
         assert request.target_new == request.target_new.strip() != ""
         assert all(isinstance(text, str) for text in (request.target_true, *request.paraphrases))
 
@@ -102,8 +107,9 @@ def test_a_faulty_record_amid_sound_ones_is_named_and_skipped_only_if_asked(
         target_new=WORDS,
         target_true=st.just("") | WORDS,
         paraphrases=st.lists(WORDS, max_size=2).map(tuple),
-        neighborhood=st.lists(st.builds(Probe, WORDS, WORDS), max_size=2).map(tuple),
-        portability=st.lists(st.builds(Probe, WORDS, WORDS), max_size=2).map(tuple),
+        neighborhood=st.lists(PROBES, max_size=2).map(tuple),
+        portability=st.lists(PROBES, max_size=2).map(tuple),
+        joined=st.booleans(),
     )
 )
 def test_a_request_written_in_counterfacts_form_is_read_as_it_was(

@@ -29,7 +29,9 @@ def write(run: Path, edit: int, before: int | None = None, model: str = "a") -> 
     """An edit of one request, made on top of those before it."""
     names = [LOW_RANK.weight, DENSE.weight]
     before = edit - 1 if before is None else before
-    entry = Entry(edit, before, [edit + 100], model, names, shard_file(run, edit))
+    entry = Entry(
+        edit, before, [edit + 100], [f"{edit + 100}-a"], model, names, shard_file(run, edit)
+    )
     write_entry(entry, [REQUEST], [LOW_RANK, DENSE])
     return entry
 
@@ -49,7 +51,9 @@ def cut(file: Path, share: float) -> None:
 
 def test_an_edit_is_read_as_it_was_written(run):
     entry = read_ledger(run)[1]
-    assert entry == Entry(2, 1, [102], "a", ["h.1.weight", "h.2.weight"], shard_file(run, 2))
+    assert entry == Entry(
+        2, 1, [102], ["102-a"], "a", ["h.1.weight", "h.2.weight"], shard_file(run, 2)
+    )
     low_rank, dense = entry.updates()
     assert low_rank.weight == LOW_RANK.weight
     assert torch.equal(low_rank.left, LOW_RANK.left)
@@ -60,7 +64,7 @@ def test_an_edit_is_read_as_it_was_written(run):
 
 
 def test_an_edit_that_changed_nothing_is_kept_too(tmp_path):
-    write_entry(Entry(1, 0, [7], "a", [], shard_file(tmp_path, 1)), [REQUEST], [])
+    write_entry(Entry(1, 0, [7], ["7-a"], "a", [], shard_file(tmp_path, 1)), [REQUEST], [])
     assert read_ledger(tmp_path)[0].updates() == []
 
 

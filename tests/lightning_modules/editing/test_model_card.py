@@ -34,6 +34,14 @@ def test_card_shows_where_subject_and_target_lie(card):
     assert "".join(token.partition(":")[2] for token in target) == "ĠLatinĠmusic"
 
 
+def test_a_request_without_a_subject_has_a_card_but_no_edit_at_it(tiny_gpt2):
+    editor = tiny_editor(ROME, tiny_gpt2)
+    bare = EditRequest(8, "Oslo is in", "", "Peru")
+    assert model_card(editor, bare)["subject's last token"] == "none"
+    with pytest.raises(ValueError, match="'Oslo is in' names no subject"):
+        editor.make_edit([bare])
+
+
 def test_card_tells_the_token_before_a_text():
     editor = ROME(lm="tiny", layer=1, second_moment="identity")
     editor.attach(tiny_model("llama"), tiny_tokenizer(bos=True))

@@ -103,12 +103,12 @@ def test_loss_is_nll_of_the_target_and_divergence_at_the_neighbors(trained):
         logits = module.lm(torch.tensor([tokens])).logits[0, start - 1 : -1].log_softmax(-1)
         return logits, torch.tensor(tokens[start:])
 
-    before = [log_probs(*probe)[0] for probe in request.neighborhood]
+    before = [log_probs(probe.prompt, probe.answer)[0] for probe in request.neighborhood]
     originals = {name: module.lm.get_parameter(name).clone() for name in changes}
     for name, (left, right) in changes.items():
         module.lm.get_parameter(name).add_((left @ right).detach())
     wanted = [log_probs(p, "Latin") for p in (request.text, *request.paraphrases)]
-    after = [log_probs(*probe)[0] for probe in request.neighborhood]
+    after = [log_probs(probe.prompt, probe.answer)[0] for probe in request.neighborhood]
     for name, original in originals.items():
         module.lm.get_parameter(name).copy_(original)
     nll = [-logits.gather(1, target[:, None]).mean() for logits, target in wanted]

@@ -102,7 +102,10 @@ def test_agreement_is_the_share_of_tokens_that_the_unedited_model_says_too(ask):
     (before,) = answers(*ask[:2], [neighbors(REQUEST)])
     (after,) = answers(partial(score, edited), ask[1], [neighbors(REQUEST)])
     both = [
-        (tokens_and_logits(ask, *p)[1].argmax(-1), tokens_and_logits((0, ask[1], edited), *p)[1])
+        (
+            tokens_and_logits(ask, *p[:2])[1].argmax(-1),
+            tokens_and_logits((0, ask[1], edited), *p[:2])[1],
+        )
         for p in REQUEST.neighborhood
     ]
     expected = mean([float((a == b.argmax(-1)).double().mean()) for a, b in both])

@@ -9,6 +9,8 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from lightning_modules.language_model.tokens import (
     Span,
+    begins_texts,
+    begun_span,
     collate,
     fast,
     first_token,
@@ -186,3 +188,11 @@ def test_first_token_is_the_first_that_is_no_special_one(kind):
     special = whole[0] in tokenizer.all_special_ids
     assert span.subject == int(special)
     assert span.tokens == whole[: span.subject + 1]
+
+
+def test_a_text_is_put_behind_bos_once_where_the_tokenizer_does_so():
+    plain, begun = tiny_tokenizer(), tiny_tokenizer(bos=True)
+    assert (begins_texts(plain), begins_texts(begun)) == (False, True)
+    bare = text_span(begun, "The river").tokens
+    assert begun_span(begun, "The river") == Span([begun.bos_token_id, *bare], 1)
+    assert begun_span(begun, begun.bos_token + "The river") == begun_span(begun, "The river")

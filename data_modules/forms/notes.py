@@ -1,0 +1,63 @@
+"""What a reader has left of a dataset's records, counted and said once."""
+
+from collections import Counter
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+UNUSED = {  # fields that datasets have, and that no edit and no measure asks for
+    *("pararel_idx", "attribute_prompts", "generation_prompts", "cond", "source", "portability_r"),
+    *("requested_rewrite.relation_id", "requested_rewrite.question", "requested_rewrite.answer"),
+    "perplexity",  # which a sweep writes beside a hard case
+    *("answer", "answer_alias", "single_hops", "new_single_hops", "orig", "relation_id", "pred"),
+}
+
+
+class Notes:
+    """Counts, per dataset, of what its records hold and its requests do not."""
+
+    def __init__(self) -> None:
+        self.unread: Counter[str] = Counter()
+        self.unanswered: Counter[str] = Counter()
+        self.further: Counter[str] = Counter()
+
+    def say(self, source: str, known: Iterable[str]) -> None:
+        """Says each count once; a field of an unknown name in a warning, with its likeliest name.
+
+        Args:
+            source: the dataset.
+            known: names of fields that are read.
+        """
+        strange = {name: count for name, count in self.unread.items() if name not in UNUSED}
+        usual = {name: count for name, count in self.unread.items() if name in UNUSED}
+        if strange:
+            names = list(known)
+            fields = ", ".join(
+                f"{name!r} of {count} records{_nearest(name, names)}"
+                for name, count in strange.items()
+            )
+            rank_zero_warn(f"{source}: fields are left unread: {fields}")
+        if usual:
+            rank_zero_info(
+                f"{source}: fields are left unread, as no edit needs them: {told(usual)}"
+            )
+        if +self.unanswered:
+            rank_zero_warn(
+                f"{source}: prompts without an answer are left out, their requests are kept: "
+                + ", ".join(f"{count} at {name!r}" for name, count in (+self.unanswered).items())
+            )
+        if self.further:
+            rank_zero_info(
+                f"{source}: of several answers the first one counts: {told(self.further)}"
+            )
+
+
+def told(counts: dict[str, int]) -> str:
+    """Fields and how many records have them, in words."""
+    return ", ".join(f"{name!r} of {count} records" for name, count in counts.items())
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    likely = get_close_matches(name, known, n=1, cutoff=0.8)
+    return f" (do you mean {likely[0]!r}?)" if likely else ""

@@ -1,0 +1,84 @@
+"""How much a model reads at once, and longer texts in windows of that length."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
+
+from .scoring import Scores
+from .tokens import Span, target_span, text_span
+
+NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+
+
+class Reach(NamedTuple):
+    """What a model can read and its method can edit, known before the weights are loaded.
+
+    Attributes:
+        lm: the model's name.
+        method: the method's name.
+        needs_subject: whether the method edits at a subject's token.
+        positions: tokens that the model reads at once; None if there is no limit.
+        before: tokens that the method puts before a prompt, at most.
+        tokenizer: the model's.
+    """
+
+    lm: str
+    method: str
+    needs_subject: bool
+    positions: int | None
+    before: int
+    tokenizer: PreTrainedTokenizerFast
+
+    def tokens(self, prompt: str, target: str = "") -> int:
+        """Tokens of a prompt and its target, with special tokens."""
+        return len(target_span(self.tokenizer, prompt, target).tokens)
+
+    def watched_tokens(self, text: str) -> int:
+        """Tokens of a watched text, which has no special ones."""
+        return len(text_span(self.tokenizer, text).tokens)
+
+
+def positions_of(config: PretrainedConfig) -> int | None:
+    """Tokens that a model reads at once; None where its configuration names no limit."""
+    text = config.get_text_config()
+    found = (getattr(text, name, None) for name in NAMES)
+    return next((number for number in found if isinstance(number, int) and number > 1), None)
+
+
+def windows(span: Span, length: int | None) -> list[Span]:
+    """A text in pieces that the model can read, which predict every token but the first once.
+
+    Each piece begins with the last token of the one before it.
+
+    Args:
+        span: a watched text.
+        length: tokens of a piece; None leaves the text whole.
+    """
+    if length is None or len(span.tokens) <= length:
+        return [span]
+    begins = range(0, len(span.tokens) - 1, length - 1)
+    return [Span(span.tokens[at : at + length], 1) for at in begins]
+
+
+def of_texts(scores: Scores, pieces: Sequence[int], copies: int = 1) -> Scores:
+    """Scores of texts from the scores of their pieces.
+
+    Args:
+        scores: of all pieces, text by text, copy by copy.
+        pieces: how many each text has.
+        copies: how often each text was scored.
+    """
+    if all(count == 1 for count in pieces):
+        return scores
+    counts = torch.tensor([*pieces] * copies)
+    text = torch.arange(len(counts)).repeat_interleave(counts)
+
+    def total(part: Tensor) -> Tensor:
+        return part.new_zeros(len(counts)).index_add_(0, text, part)
+
+    return Scores(
+        total(scores.log_prob), total(scores.length), total(scores.greedy), scores.guesses
+    )
