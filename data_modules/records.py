@@ -10,6 +10,27 @@ class Probe(NamedTuple):
     answer: str
 
 
+class Frame(NamedTuple):
+    """What a model is given around a prompt; a bare prompt has nothing around it.
+
+    Attributes:
+        before: text before the prompt, such as the beginning of a user's turn.
+        after: text behind it, such as the beginning of the assistant's turn.
+        separator: what stands between prompt and answer; null leaves it to the rule of
+            ``joining.separator``.
+        end: what an edit adds to its target, such as an end-of-turn token.
+    """
+
+    before: str = ""
+    after: str = ""
+    separator: str | None = None
+    end: str = ""
+
+    def around(self, prompt: str) -> str:
+        """The prompt as the model is given it."""
+        return f"{self.before}{prompt}{self.after}"
+
+
 class EditRequest(NamedTuple):
     """One fact to change, in CounterFact's terms.
 
@@ -22,6 +43,7 @@ class EditRequest(NamedTuple):
         paraphrases: other wordings of the prompt, the subject filled in.
         neighborhood: prompts about other subjects, which the edit must leave alone.
         portability: what follows from the new fact, such as a further fact about the new answer.
+        frame: what the model is given around each of its prompts.
     """
 
     case_id: int
@@ -32,10 +54,11 @@ class EditRequest(NamedTuple):
     paraphrases: tuple[str, ...] = ()
     neighborhood: tuple[Probe, ...] = ()
     portability: tuple[Probe, ...] = ()
+    frame: Frame = Frame()
 
     @property
     def text(self) -> str:
-        """The prompt with the subject in its place."""
+        """The prompt with the subject in its place, without its frame."""
         return self.prompt.replace("{}", self.subject, 1)
 
     def as_counterfact(self) -> dict[str, Any]:

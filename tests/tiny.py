@@ -87,11 +87,12 @@ SIZES = {
 FAMILIES = tuple(SIZES)
 
 
-def tiny_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(bos: bool = False, eos: bool = False) -> PreTrainedTokenizerFast:
     """Byte-level BPE of few merges, so that most words are several tokens.
 
     Args:
         bos: whether encoding prepends a special token, as Llama's does.
+        eos: whether encoding appends one, as a tokenizer with ``add_eos_token`` does.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -103,8 +104,11 @@ def tiny_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator([WORDS.replace("\n", " ")], trainer)
-    if bos:
-        tokenizer.post_processor = prepending(END, 0)
+    if bos or eos:
+        pieces = [END] * bos + ["$A"] + [END] * eos
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=" ".join(pieces), special_tokens=[(END, 0)]
+        )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END)
 
 

@@ -53,18 +53,18 @@ class Record(NamedTuple):
         """A text or a list of texts, without trailing blanks; empty if the field is missing."""
         value = self.value(field)
         items = value if isinstance(value, list) else [] if value is None else [value]
-        return tuple(self._checked(field, item).rstrip() for item in items)
+        return tuple(self._checked(field, item).rstrip(" ") for item in items)
 
     def template(self, field: str) -> str:
-        """A prompt that has its slot."""
-        return self._with_one_slot(field, self._checked(field, self.value(field)).rstrip())
+        """A prompt that has its slot; blanks at its end are dropped, line breaks are its own."""
+        return self._with_one_slot(field, self._checked(field, self.value(field)).rstrip(" "))
 
     def slotted(self, prompt: str, subject: str) -> tuple[str, str]:
         """The prompt at one field with a slot for the subject at the other, and that subject.
 
         The subject is spelled as in the prompt, so that filling the slot restores the prompt.
         """
-        text, name = self._checked(prompt, self.value(prompt)).rstrip(), self.text(subject)
+        text, name = self._checked(prompt, self.value(prompt)).rstrip(" "), self.text(subject)
         place = subject_span(text, name)
         if place is None:
             raise self.fault(prompt, f"must contain the subject {name!r}, got {text!r}")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerFast
 
-from data_modules.records import EditRequest
+from data_modules.records import EditRequest, Frame
 
 from .scoring import Scores
 from .tokens import Span, target_span
@@ -24,11 +24,15 @@ MEASURES = frozenset(
 
 
 class Question(NamedTuple):
-    """A prompt, the answer wanted and the one it must beat (empty if there is none)."""
+    """A prompt in its frame, the answer wanted and the one it must beat (empty if there is none).
+
+    ``between`` is what stands before an answer; if None, what the rule says.
+    """
 
     prompt: str
     wanted: str
     rival: str
+    between: str | None = None
 
 
 class Answer(NamedTuple):
@@ -56,17 +60,26 @@ def questions(request: EditRequest) -> dict[str, list[Question]]:
     Portability has what follows from the edit, which need not have been asked before it.
     """
     new, true = request.target_new, request.target_true
+    asked = {
+        "efficacy": [(request.text, new, true)],
+        "paraphrase": [(prompt, new, true) for prompt in request.paraphrases],
+        "neighborhood": [(p.prompt, p.answer, new) for p in request.neighborhood],
+        "portability": [(p.prompt, p.answer, "") for p in request.portability],
+    }
     return {
-        "efficacy": [Question(request.text, new, true)],
-        "paraphrase": [Question(prompt, new, true) for prompt in request.paraphrases],
-        "neighborhood": [Question(p.prompt, p.answer, new) for p in request.neighborhood],
-        "portability": [Question(p.prompt, p.answer, "") for p in request.portability],
+        name: [_framed(request.frame, *question) for question in group]
+        for name, group in asked.items()
     }
 
 
 def neighbors(request: EditRequest) -> dict[str, list[Question]]:
     """The neighbors alone, without an answer that they must beat."""
-    return {"neighborhood": [Question(p.prompt, p.answer, "") for p in request.neighborhood]}
+    asked = [_framed(request.frame, p.prompt, p.answer, "") for p in request.neighborhood]
+    return {"neighborhood": asked}
+
+
+def _framed(frame: Frame, prompt: str, wanted: str, rival: str) -> Question:
+    return Question(frame.around(prompt), wanted, rival, frame.separator)
 
 
 def answers(
@@ -82,8 +95,8 @@ def answers(
         asked: of each request.
     """
     flat = [question for groups in asked for group in groups.values() for question in group]
-    spans = [target_span(tokenizer, q.prompt, q.wanted) for q in flat]
-    rivals = [target_span(tokenizer, q.prompt, q.rival) for q in flat if q.rival]
+    spans = [target_span(tokenizer, q.prompt, q.wanted, between=q.between) for q in flat]
+    rivals = [target_span(tokenizer, q.prompt, q.rival, between=q.between) for q in flat if q.rival]
     scores = score(spans + rivals)
     nll = scores.nll.tolist()
     matched = (scores.greedy / scores.length).tolist()
