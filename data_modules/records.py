@@ -18,7 +18,8 @@ class Frame(NamedTuple):
         after: text behind it, such as the beginning of the assistant's turn.
         separator: what stands between prompt and answer; null leaves it to the rule of
             ``joining.separator``.
-        end: what an edit adds to its target, such as an end-of-turn token.
+        end: what ends an answer, such as an end-of-turn token; an edit makes it a part of its
+            target, and written text stops at it. Judged answers are without it.
     """
 
     before: str = ""

@@ -60,13 +60,12 @@ def frames(
     edited = spoken if chat in ("edit", "both", True) else bare
     judged = spoken if chat in ("judge", "both", True) else bare
     ending = edited.end if end is True else end or ""
-    tokens = tokenizer(ending, add_special_tokens=False)["input_ids"]
-    if end and len(tokens) != 1:
+    if end and ending.strip() not in tokenizer.get_vocab():
         raise ValueError(
             f"end_of_target is {ending!r}, which is not one token of {name!r}; name a token of it, "
             "such as its end of a turn"
         )
-    found = Frames(edited._replace(end=ending), judged._replace(end=""))
+    found = Frames(edited._replace(end=ending), judged)
     if beyond := unknown(lm, tokenizer, spoken.around("") + ending):
         raise ValueError(
             f"{name!r} has no embedding for the token {beyond!r} of its chat template or of "
@@ -76,7 +75,7 @@ def frames(
 
 
 def unknown(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str) -> str | None:
-    """The first token of a text that was added to the tokenizer, but not to the model's embedding."""
+    """The first token of a text that the tokenizer has and the model's embedding has not."""
     embedding: Any = lm.get_input_embeddings()
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     beyond = [token for token in tokens if token >= embedding.num_embeddings]

@@ -103,8 +103,7 @@ class Speech(StoppingCriteria):
     ) -> None:
         ends: Any = lm.generation_config and lm.generation_config.eos_token_id
         self.ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
-        special = [stop for stop in until if stop in tokenizer.all_special_tokens]
-        self.ends |= {tokenizer.convert_tokens_to_ids(stop) for stop in special}
+        self.ends |= {i for token, i in tokenizer.get_added_vocab().items() if token in until}
         self.tokenizer = tokenizer
         self.begin = prompts.shape[1] - 1  # tokenizers of Llama's kind drop a text's first blank
         self.until = until
