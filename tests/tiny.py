@@ -112,6 +112,20 @@ def tiny_tokenizer(bos: bool = False, eos: bool = False) -> PreTrainedTokenizerF
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END)
 
 
+# ChatML's kind, of ordinary characters but for the end of a turn
+CHAT_TEMPLATE = (
+    "{{ first }}{% for m in messages %}<{{ m.role }}>\n{{ m.content }}" + END + "\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>\n{% endif %}"
+)
+
+
+def tiny_chat_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
+    """The same with a chat template, which writes the special token before a text itself, if any."""
+    tokenizer = tiny_tokenizer(bos)
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("{{ first }}", "{{ bos_token }}" if bos else "")
+    return tokenizer
+
+
 def metaspace_tokenizer(pieces: list[str], merges: list[tuple]) -> PreTrainedTokenizerFast:
     """Llama 2's kind: blanks as ``▁``, one put before the text, bytes for unknown characters.
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from data_modules.records import EditRequest, Probe, TaskItem, WatchedText
 
 from ..language_model.answering import choose, write_answers
-from ..language_model.chat import ChatUse, Frames, framed_item, frames
+from ..language_model.chat import ChatUse, Frames, framed, framed_item, frames
 from ..language_model.judging import Answered, answers, measures, neighbors, questions
 from ..language_model.kernels import use_fast_kernels
 from ..language_model.loading import Dtype, fingerprint, load
@@ -215,11 +215,11 @@ class WatchedModel(L.LightningModule, ABC):
 
     def as_edited(self, request: EditRequest) -> EditRequest:
         """The request with what the model is given around its prompts when it is edited."""
-        return request._replace(frame=self.frames.edited)
+        return framed(request, self.frames.edited)
 
     def as_judged(self, request: EditRequest) -> EditRequest:
         """The request with what the model is given around its prompts when it is judged."""
-        return request._replace(frame=self.frames.judged)
+        return framed(request, self.frames.judged)
 
     def card(self) -> dict[str, Any]:
         """What this run edits and how, for its summary."""

@@ -4,7 +4,7 @@ from typing import Any, Literal, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from data_modules.records import Frame, TaskItem
+from data_modules.records import EditRequest, Frame, TaskItem
 
 from .joining import separator
 
@@ -80,6 +80,11 @@ def unknown(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str) 
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     beyond = [token for token in tokens if token >= embedding.num_embeddings]
     return str(tokenizer.convert_ids_to_tokens(beyond[0])) if beyond else None
+
+
+def framed(request: EditRequest, frame: Frame) -> EditRequest:
+    """The request with this around its prompts."""
+    return request if request.frame == frame else request._replace(frame=frame)
 
 
 def framed_item(item: TaskItem, frame: Frame) -> TaskItem:
