@@ -120,7 +120,7 @@ CHAT_TEMPLATE = (
 
 
 def tiny_chat_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
-    """The same with a chat template, which writes the special token before a text itself, if any."""
+    """The same with a chat template, which itself writes the special token before a text."""
     tokenizer = tiny_tokenizer(bos)
     tokenizer.chat_template = CHAT_TEMPLATE.replace("{{ first }}", "{{ bos_token }}" if bos else "")
     return tokenizer
