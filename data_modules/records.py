@@ -18,6 +18,28 @@ class Probe(NamedTuple):
     accepted: tuple[str, ...] = ()
 
 
+class Frame(NamedTuple):
+    """What a model is given around a prompt; a bare prompt has nothing around it.
+
+    Attributes:
+        before: text before the prompt, such as the beginning of a user's turn.
+        after: text behind it, such as the beginning of the assistant's turn.
+        separator: what stands between prompt and answer; null leaves it to the rule of
+            ``joining.separator``.
+        end: what ends an answer, such as an end-of-turn token; an edit makes it a part of its
+            target, and written text stops at it. Judged answers are without it.
+    """
+
+    before: str = ""
+    after: str = ""
+    separator: str | None = None
+    end: str = ""
+
+    def around(self, prompt: str) -> str:
+        """The prompt as the model is given it."""
+        return f"{self.before}{prompt}{self.after}"
+
+
 class EditRequest(NamedTuple):
     """One fact to change, in CounterFact's terms.
 
@@ -32,6 +54,7 @@ class EditRequest(NamedTuple):
         neighborhood: prompts about other subjects, which the edit must leave alone.
         portability: what follows from the new fact, such as a further fact about the new answer.
         joined: whether it belongs to the same edit as the request before it.
+        frame: what the model is given around each of its prompts.
     """
 
     case_id: int
@@ -43,6 +66,7 @@ class EditRequest(NamedTuple):
     neighborhood: tuple[Probe, ...] = ()
     portability: tuple[Probe, ...] = ()
     joined: bool = False
+    frame: Frame = Frame()
 
     @property
     def identity(self) -> str:
@@ -55,7 +79,7 @@ class EditRequest(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The prompt with the subject in its place."""
+        """The prompt with the subject in its place, without its frame."""
         return self.prompt.replace("{}", self.subject, 1) if self.subject else self.prompt
 
     def as_counterfact(self) -> dict[str, Any]:

@@ -87,11 +87,12 @@ SIZES = {
 FAMILIES = tuple(SIZES)
 
 
-def tiny_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(bos: bool = False, eos: bool = False) -> PreTrainedTokenizerFast:
     """Byte-level BPE of few merges, so that most words are several tokens.
 
     Args:
         bos: whether encoding prepends a special token, as Llama's does.
+        eos: whether encoding appends one, as a tokenizer with ``add_eos_token`` does.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -103,9 +104,26 @@ def tiny_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator([WORDS.replace("\n", " ")], trainer)
-    if bos:
-        tokenizer.post_processor = prepending(END, 0)
+    if bos or eos:
+        pieces = [END] * bos + ["$A"] + [END] * eos
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=" ".join(pieces), special_tokens=[(END, 0)]
+        )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END)
+
+
+# ChatML's kind, of ordinary characters but for the end of a turn
+CHAT_TEMPLATE = (
+    "{{ first }}{% for m in messages %}<{{ m.role }}>\n{{ m.content }}" + END + "\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>\n{% endif %}"
+)
+
+
+def tiny_chat_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
+    """The same with a chat template, which itself writes the special token before a text."""
+    tokenizer = tiny_tokenizer(bos)
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("{{ first }}", "{{ bos_token }}" if bos else "")
+    return tokenizer
 
 
 def metaspace_tokenizer(pieces: list[str], merges: list[tuple]) -> PreTrainedTokenizerFast:

@@ -3,51 +3,87 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import lightning as L
 from scipy.stats import entropy
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from data_modules.records import EditRequest
+from data_modules.records import EditRequest, Frame
 from lightning_modules.editing.editor import Editor
 from lightning_modules.editing.replicas import in_turn
+from lightning_modules.language_model.chat import chat_frame
 from lightning_modules.language_model.generation import generate, prompt_room
+from lightning_modules.language_model.loading import load
+from lightning_modules.language_model.matching import squad_words
+from lightning_modules.language_model.verdicts import Reply, verdicts
 
 from ..keeping.means import mean_scores
 from .edit_metrics import log_retained
 
 STOPS = (".", "\n")
+Context = Literal["question", "instruction", "chat"]
+INSTRUCTION = Frame("Answer the question in a few words.\nQuestion: ", "\nAnswer:")
 
 
 class GenerationMetrics(L.Callback):
     """Lets the model go on from a request's prompts, greedily, and reads what it writes.
 
-    ``efficacy_generation`` and ``paraphrase_generation`` are 1 where the text up to the first full
-    stop, line break or end begins with the target, word by word, whatever the case. The model is
-    given no token of the target, yet this forgives what follows, as teacher forcing does, which
-    tells the target's length (The Mirage of Model Editing); ``*_generation_exact`` does not: the
-    target must be all there is. A model that rightly goes on in a clause fails that one, so that
-    a reader's judgement lies between the two. ``generation_entropy`` is ROME's fluency.
+    ``efficacy_generation`` and ``paraphrase_generation`` are 1 where the text up to the first stop
+    or end begins with the target, word by word, whatever the case. The model is given no token of
+    the target, yet this forgives what follows, as teacher forcing does, which tells the target's
+    length (The Mirage of Model Editing); ``*_generation_exact`` does not: the target must be all
+    there is. ``*_generation_squad_exact_match`` is the same after SQuAD's normalisation, without
+    articles too. A model that rightly goes on in a clause fails both, so that a reader's judgement
+    lies between the first and these; ``*_generation_judge`` is that of a second language model.
+    ``generation_entropy`` is ROME's fluency.
+
+    Prompts are those of ``--model.chat``. Each of ``contexts`` adds the measures in one of the
+    Mirage's contexts, as ``*_generation_question`` and so on: the bare ``question``, the question
+    with an ``instruction``, and the question in the model's ``chat`` template.
 
     Args:
         every_n_edits: edits from one measurement to the next.
         max_new_tokens: of each text.
+        stops: texts that end an answer.
+        contexts: in which the model is asked too.
+        judge: a folder or a model's name on the hub; a language model that is asked by a fixed
+            prompt whether the answer means the target, yes or no.
 
     Raises:
-        ValueError: if one of them is not positive.
+        ValueError: if a number is not positive, a stop is empty, or a context is unknown.
     """
 
-    def __init__(self, every_n_edits: int = 1, max_new_tokens: int = 50) -> None:
+    def __init__(
+        self,
+        every_n_edits: int = 1,
+        max_new_tokens: int = 50,
+        stops: Sequence[str] = STOPS,
+        contexts: Sequence[Context] = (),
+        judge: str | None = None,
+    ) -> None:
         for name, number in (("every_n_edits", every_n_edits), ("max_new_tokens", max_new_tokens)):
             if number <= 0:
                 raise ValueError(f"{name} must be positive, got {number}")
+        if not all(stops):
+            raise ValueError(f"each of stops must be a text that is not empty, got {list(stops)}")
+        if strange := set(contexts).difference(get_args(Context)):
+            raise ValueError(f"contexts must be among {get_args(Context)}, got {min(strange)!r}")
         self.every_n_edits = every_n_edits
         self.max_new_tokens = max_new_tokens
+        self.stops = tuple(stops)
+        self.contexts = tuple(dict.fromkeys(contexts))
+        self.judge_name = judge
+        self.judge: tuple[PreTrainedModel, PreTrainedTokenizerFast] | None = None
         self.read: list[list[dict[str, Any]]] = []
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Finds out early whether the model can write so much."""
+        """Loads the judge; finds out early whether the model can be asked and write so much."""
         prompt_room(pl_module.lm, self.max_new_tokens)
+        self.frames(pl_module)
+        if self.judge_name is not None and self.judge is None:
+            self.judge = load(self.judge_name)
+            self.judge[0].to(pl_module.device)  # type: ignore[arg-type] # transformers wraps it
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, batch_idx: int
@@ -59,6 +95,7 @@ class GenerationMetrics(L.Callback):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Starts anew."""
+        self.on_fit_start(trainer, pl_module)
         self.read = []
 
     def on_test_batch_end(
@@ -74,53 +111,100 @@ class GenerationMetrics(L.Callback):
     def measured(self, editor: Editor, requests: Sequence[EditRequest]) -> list[dict[str, float]]:
         """What each request's texts tell; what they cannot is absent."""
         worded = [editor.worded(request) for request in requests]
-        prompts = [[request.text, *request.paraphrases] for request in worded]
-        texts = iter(self.written(editor, [prompt for own in prompts for prompt in own]))
-        return [
-            reading(request.target_new, [next(texts) for _ in own])
-            for request, own in zip(requests, prompts, strict=True)
-        ]
+        asked = [[request.text, *request.paraphrases] for request in worded]
+        prompts = [prompt for own in asked for prompt in own]
+        found: list[dict[str, float]] = [{} for _ in requests]
+        for name, frame in self.frames(editor).items():
+            texts = iter(self.written(editor, prompts, frame))
+            for request, own, scores in zip(requests, asked, found, strict=True):
+                said = [next(texts) for _ in own]
+                scores |= reading(request.target_new, said, name, self.stops)
+                scores |= self.judged(request.target_new, own, said, name)
+        return found
 
-    def written(self, editor: Editor, prompts: Sequence[str]) -> list[str]:
+    def frames(self, editor: Editor) -> dict[str, Frame]:
+        """What stands around the prompts, by the name of the measures.
+
+        Raises:
+            ValueError: if the model is to be asked in chat and has no chat template.
+        """
+        known = {"question": Frame(), "instruction": INSTRUCTION}
+        if "chat" in self.contexts:
+            known["chat"] = chat_frame(editor.tokenizer, editor.lm_name)
+        own = {f"generation_{context}": known[context] for context in self.contexts}
+        return {"generation": editor.frames.judged} | own
+
+    def written(self, editor: Editor, prompts: Sequence[str], frame: Frame) -> list[str]:
         """What the model writes behind each prompt; devices that share an edit share the work."""
         rank, devices = editor.share
-        own = generate(editor.lm, editor.tokenizer, prompts[rank::devices], (), self.max_new_tokens)
+        given = [frame.around(prompt) + (frame.separator or "") for prompt in prompts]
+        until = [frame.end.strip()] if frame.end else []
+        own = generate(
+            editor.lm, editor.tokenizer, given[rank::devices], until, self.max_new_tokens
+        )
         part = dict(zip(range(rank, len(prompts), devices), own, strict=True))
         texts = editor.share.joined(part, editor.device)
         return [texts[number] for number in range(len(prompts))]
 
+    def judged(
+        self, target: str, prompts: Sequence[str], texts: Sequence[str], name: str
+    ) -> dict[str, float]:
+        """What the judge, if there is one, finds of a request's texts."""
+        if self.judge is None:
+            return {}
+        answers = [answer_in(text, target, self.stops) for text in texts]
+        replies = [Reply(p, target, said) for p, said in zip(prompts, answers, strict=True)]
+        first, *rest = verdicts(*self.judge, replies)
+        return mean_scores(
+            [{f"efficacy_{name}_judge": first}, *({f"paraphrase_{name}_judge": v} for v in rest)]
+        )
 
-def reading(target: str, texts: Sequence[str]) -> dict[str, float]:
+
+def reading(
+    target: str,
+    texts: Sequence[str],
+    name: str = "generation",
+    stops: Sequence[str] = STOPS,
+) -> dict[str, float]:
     """The measures of one request.
 
     Args:
         target: the answer wanted.
         texts: what was written behind the prompt itself, then behind its paraphrases.
+        name: of the measures.
+        stops: texts that end an answer.
     """
-    entropies = [found for found in map(generation_entropy, texts) if found is not None]
-    return mean_scores(
-        [{f"efficacy_{name}": hit for name, hit in matches(texts[0], target).items()}]
-        + [
-            {f"paraphrase_{name}": hit for name, hit in matches(text, target).items()}
-            for text in texts[1:]
-        ]
-        + [{"generation_entropy": found} for found in entropies]
-    )
+    hits = [matches(text, target, name, stops) for text in texts]
+    groups = ["efficacy", *["paraphrase"] * (len(texts) - 1)]
+    named = [
+        {f"{group}_{kind}": hit for kind, hit in found.items()}
+        for group, found in zip(groups, hits, strict=True)
+    ]
+    entropies = [generation_entropy(text) for text in texts] if name == "generation" else []
+    told = [{"generation_entropy": found} for found in entropies if found is not None]
+    return mean_scores([*named, *told])
 
 
-def matches(text: str, target: str) -> dict[str, float]:
+def answer_in(text: str, target: str, stops: Sequence[str] = STOPS) -> str:
+    """A text up to its first stop; one within the target, as in ``St. Louis``, ends nothing."""
+    text = text.strip()
+    found = [text.find(stop, len(target)) for stop in stops]
+    return text[: min((stop for stop in found if stop >= 0), default=len(text))]
+
+
+def matches(
+    text: str, target: str, name: str = "generation", stops: Sequence[str] = STOPS
+) -> dict[str, float]:
     """Whether the text begins with the target, and whether it is the target, up to its stop.
 
-    Words are compared, without case and punctuation. A stop within the target, as in ``St. Louis``,
-    ends nothing.
+    Words are compared, without case and punctuation, and by SQuAD's rules without articles too.
     """
-    text = text.strip()
-    stops = [text.find(stop, len(target)) for stop in STOPS]
-    said = _words(text[: min((stop for stop in stops if stop >= 0), default=len(text))])
-    wanted = _words(target)
+    answer = answer_in(text, target, stops)
+    said, wanted = _words(answer), _words(target)
     return {
-        "generation": float(said[: len(wanted)] == wanted),
-        "generation_exact": float(said == wanted),
+        name: float(said[: len(wanted)] == wanted),
+        f"{name}_exact": float(said == wanted),
+        f"{name}_squad_exact_match": float(squad_words(answer) == squad_words(target)),
     }
 
 

@@ -114,7 +114,7 @@ class Record:
             if isinstance(item, list):
                 yield from self.listed(field, item)
             else:
-                yield self.checked(field, item).rstrip()
+                yield self.checked(field, item).rstrip(" ")
 
     def probes(self, prompts: str, answers: str, default: str | None = None) -> tuple[Probe, ...]:
         """Prompts at one field with their answers at the other, or with one answer for all.
@@ -141,8 +141,8 @@ class Record:
         )
 
     def template(self, field: str) -> str:
-        """A prompt that has its slot."""
-        return self.with_one_slot(field, self.checked(field, self.value(field)).rstrip())
+        """A prompt that has its slot; blanks at its end are dropped, line breaks are its own."""
+        return self.with_one_slot(field, self.checked(field, self.value(field)).rstrip(" "))
 
     def slotted(self, prompt: str, subject: str) -> tuple[str, str]:
         """The prompt at one field with a slot for the subject at the other, and that subject.
@@ -150,7 +150,7 @@ class Record:
         The prompt has the slot already, or the subject is spelled as in the prompt, so that filling
         the slot restores the prompt. Without a subject the prompt stands as it is.
         """
-        text = self.checked(prompt, self.value(prompt)).rstrip()
+        text = self.checked(prompt, self.value(prompt)).rstrip(" ")
         if self.value(subject) in (None, ""):
             if "{}" in text:
                 raise self.fault(subject, f"is missing, but the prompt has a slot: {text!r}")

@@ -85,7 +85,7 @@ class Editor(WatchedModel):
         """Takes the model that another editor edits, with its masters and originals."""
         self.lm, self.tokenizer, self.fingerprint = owner.lm, owner.tokenizer, owner.fingerprint
         self.lm_name, self.asked, self.edited = owner.lm_name, owner.asked, owner.edited
-        self.share = owner.share
+        self.share, self.frames = owner.share, owner.frames
         self.to(owner.device)
 
     def lowest_layer(self) -> int:
@@ -135,7 +135,7 @@ class Editor(WatchedModel):
         self.record.pop("reason", None)
         self.record |= {"status": "applied", "method": type(self).__name__}
         try:
-            for update in self.edit(requests):
+            for update in self.edit([self.as_edited(request) for request in requests]):
                 self.apply_update(update)
         except FloatingPointError as error:
             self.undo()
@@ -156,7 +156,7 @@ class Editor(WatchedModel):
     def make_ahead(self, batches: Sequence[Sequence[EditRequest]]) -> None:
         """Makes coming edits, each from the model as it is, which is left so, into ``sweep``."""
         started = time.perf_counter()
-        self.look_ahead(batches)
+        self.look_ahead([[self.as_edited(request) for request in batch] for batch in batches])
         record, made = self.record, []
         for requests in batches:
             self.record = {}

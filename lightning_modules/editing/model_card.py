@@ -3,7 +3,7 @@
 from data_modules.records import EditRequest
 
 from ..language_model.layout import blocks, oriented
-from ..language_model.tokens import request_span, target_span
+from ..language_model.tokens import edit_span, special_before
 from .editor import Editor
 
 GIB = 2**30
@@ -41,10 +41,7 @@ def _model(editor: Editor) -> str:
 
 
 def _tokenizer(editor: Editor) -> str:
-    whole, bare = (
-        editor.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False)
-    )
-    first = editor.tokenizer.convert_ids_to_tokens(whole[: len(whole) - len(bare)])
+    first = editor.tokenizer.convert_ids_to_tokens(special_before(editor.tokenizer))
     begins = f"puts {' '.join(first)} before a text" if first else "puts nothing before a text"
     return f"{len(editor.tokenizer):,} tokens, {begins}"
 
@@ -56,11 +53,7 @@ def _weight(editor: Editor, name: str) -> str:
 
 
 def _example(editor: Editor, request: EditRequest) -> dict[str, str]:
-    target = request.target_new
-    if request.subject:
-        span = request_span(editor.tokenizer, request.prompt, request.subject, target)
-    else:
-        span = target_span(editor.tokenizer, request.text, target)
+    span = edit_span(editor.tokenizer, editor.as_edited(request))
     tokens = editor.tokenizer.convert_ids_to_tokens(span.tokens)
     places = range(span.start, len(tokens))
     return {

@@ -46,10 +46,12 @@ class Group(NamedTuple):
 SLOTS = {
     "GROUP": "efficacy|paraphrase|neighborhood",
     "PROMPT": "efficacy|paraphrase",
+    "CONTEXT": "question|instruction|chat",
     "SCORE": "|".join(sorted(MEASURES)),
     "WEIGHT": r"\d+_\w+",
 }
 BUTTERFLY, FALL = "The Butterfly Effect", "The Fall of ROME"
+MIRAGE = "The Mirage of Model Editing"
 SHARE, DUEL, FORCED = "0 to 1", "ROME's evaluation", "EasyEdit's evaluation"
 
 GROUPS = (
@@ -119,12 +121,18 @@ GROUPS = (
               "Share of these answers of which all tokens are the greedy choice.", "EditMetrics"),
         Field("SCORE_before", NUMBER, "as after the edit",
               "Any score above, immediately before the edit.", "EditMetrics"),
-        Field("PROMPT_generation", NUMBER, SHARE,
+        Field("PROMPT_generation[_CONTEXT]", NUMBER, SHARE,
               "Share of the prompts after which the text that the model writes begins with the "
-              "target.", "GenerationMetrics", "The Mirage of Model Editing"),
-        Field("PROMPT_generation_exact", NUMBER, SHARE,
+              "target; also in one of the Mirage's contexts.", "GenerationMetrics", MIRAGE),
+        Field("PROMPT_generation[_CONTEXT]_exact", NUMBER, SHARE,
               "Share of the prompts after which it is the target and nothing else.",
-              "GenerationMetrics", "The Mirage of Model Editing"),
+              "GenerationMetrics", MIRAGE),
+        Field("PROMPT_generation[_CONTEXT]_squad_exact_match", NUMBER, SHARE,
+              "The same after SQuAD's normalisation, which drops articles too.",
+              "GenerationMetrics", "SQuAD's evaluation"),
+        Field("PROMPT_generation[_CONTEXT]_judge", NUMBER, SHARE,
+              "Share of the prompts after which a second language model says yes to it.",
+              "GenerationMetrics", MIRAGE),
         Field("generation_entropy", NUMBER, "bits",
               "Fluency: mean entropy of a text's bigrams and, counted twice, trigrams.",
               "GenerationMetrics", "ROME, 3.4"),

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from data_modules.records import EditRequest, Probe, TaskItem, WatchedText, case_of
 
 from ..language_model.answering import choose, write_answers
+from ..language_model.chat import ChatUse, Frames, framed, framed_item, frames
 from ..language_model.judging import Answered, answers, measures, neighbors, questions
 from ..language_model.kernels import use_fast_kernels
 from ..language_model.loading import Dtype, fingerprint, load, load_unweighted
@@ -41,6 +42,13 @@ class WatchedModel(L.LightningModule, ABC):
         watch_memory: GiB of the model's device for hidden states of watched text below the edit.
         watch_host_memory: GiB of the host's memory for those that do not fit there.
         first_position: of each text's first token; 1 gives it the second token's position.
+        chat: for what prompts are put through the tokenizer's chat template: to ``edit``, to
+            ``judge`` (tasks included), ``both`` (or true), ``auto`` (both if there is a template),
+            or ``off``.
+        separator: what stands between a prompt and its answer, in edits and judgements; by default
+            a blank where one belongs. Tasks have their own.
+        end_of_target: a token that ends the target of an edit, such as ``<|im_end|>``; true is the
+            template's end of a turn, or EOS without a template.
     """
 
     def __init__(
@@ -52,6 +60,9 @@ class WatchedModel(L.LightningModule, ABC):
         watch_memory: float = 1.0,
         watch_host_memory: float = 4.0,
         first_position: int = 0,
+        chat: ChatUse = "off",
+        separator: str | None = None,
+        end_of_target: bool | str = False,
     ) -> None:
         super().__init__()
         self.lm_name = lm
@@ -61,6 +72,10 @@ class WatchedModel(L.LightningModule, ABC):
         self.watch_memory = watch_memory
         self.watch_host_memory = watch_host_memory
         self.first_position = first_position
+        self.chat = chat
+        self.separator = separator
+        self.end_of_target = end_of_target
+        self.frames = Frames()
         self.lm: Any = None
         self.record = EditRecord()
         self.baseline: dict[str, float] = {}
@@ -116,6 +131,8 @@ class WatchedModel(L.LightningModule, ABC):
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
         """Takes a model as the one in question, where it is: frozen, in eval mode, and faster."""
         self.lm, self.tokenizer = lm.requires_grad_(False).eval(), fast(tokenizer, self.lm_name)
+        options = (self.chat, self.separator, self.end_of_target)
+        self.frames = frames(lm, tokenizer, self.lm_name, *options)
         use_fast_kernels(lm)
         self.to(lm.device)
         begin_at(lm, self.first_position)
@@ -185,6 +202,7 @@ class WatchedModel(L.LightningModule, ABC):
             items: what stands below the edit is kept for when they come again.
             new_tokens: most tokens of an answer that the model writes.
         """
+        items = [framed_item(item, self.frames.judged) for item in items]
         if items[0].choices:
             window = self.lm.config.max_position_embeddings
             return choose(self._score_again, self.tokenizer, items, window)
@@ -210,14 +228,15 @@ class WatchedModel(L.LightningModule, ABC):
 
     def judge_all(self, requests: Sequence[EditRequest]) -> list[dict[str, float]]:
         """The same for several requests, which are asked together."""
-        asked = [questions(self.worded(request)) for request in requests]
+        asked = [questions(self.as_judged(self.worded(request))) for request in requests]
         answered = answers(self.score, self.tokenizer, asked)
         if not self.edited_requests:
             self._remember(requests, answered)
         new = [request for request in requests if request.neighborhood not in self.unedited_guesses]
         if new:
             with self.edited.unedited():
-                own = answers(self._score_once, self.tokenizer, [neighbors(r) for r in new])
+                asked = [neighbors(self.as_judged(request)) for request in new]
+                own = answers(self._score_once, self.tokenizer, asked)
             self._remember(new, own)
         return [
             measures(groups, self.unedited_guesses[request.neighborhood])
@@ -237,6 +256,14 @@ class WatchedModel(L.LightningModule, ABC):
         """The request in the words in which it is judged; here its own."""
         return request
 
+    def as_edited(self, request: EditRequest) -> EditRequest:
+        """The request with what the model is given around its prompts when it is edited."""
+        return framed(request, self.frames.edited)
+
+    def as_judged(self, request: EditRequest) -> EditRequest:
+        """The request with what the model is given around its prompts when it is judged."""
+        return framed(request, self.frames.judged)
+
     def card(self) -> dict[str, Any]:
         """What this run edits and how, for its summary."""
         return {
@@ -244,4 +271,7 @@ class WatchedModel(L.LightningModule, ABC):
             "lm": self.lm_name,
             "fingerprint": self.fingerprint,
             "seed": self.seed,
+            "chat": self.chat,
+            "separator": self.separator,
+            "end_of_target": self.end_of_target,
         }

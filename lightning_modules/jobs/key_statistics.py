@@ -20,7 +20,7 @@ from ..language_model.loading import Dtype, artefact_file, fingerprint, load
 from ..language_model.passes import recording
 from ..language_model.positions import begin_at
 from ..language_model.scoring import batches_by_length
-from ..language_model.tokens import collate
+from ..language_model.tokens import collate, special_before
 
 BATCHES_WAITING = 16  # windows of so many batches are sorted by length together
 SAMPLE_KEYS = 64
@@ -95,9 +95,7 @@ class KeyStatistics(L.LightningModule):
         self.maps = {layer: output_map(self.lm, layer) for layer in layers}
         self.width = oriented(self.lm, output_weight_name(self.lm, min(self.maps))).shape[1]
         require_tokens(self.tokens, self.width, f"key statistics of {self.lm_name!r}")
-        bare = self.tokenizer("a", add_special_tokens=False)["input_ids"]
-        text = self.tokenizer("a")["input_ids"]
-        self.beginning = text[: len(text) - len(bare)]
+        self.beginning = special_before(self.tokenizer)
         longest = getattr(self.lm.config, "max_position_embeddings", math.inf)
         if not len(self.beginning) < self.window <= longest:
             raise ValueError(

@@ -9,7 +9,7 @@ from data_modules.records import TaskItem
 from .generation import generate
 from .matching import MATCHES
 from .scoring import Scores
-from .tokens import Span
+from .tokens import Span, encode
 
 
 def choose(
@@ -55,10 +55,9 @@ def continuation_span(
     Raises:
         ValueError: if the continuation alone is longer than the window.
     """
-    encoded = tokenizer(context + continuation, return_offsets_mapping=True, verbose=False)
-    tokens, boundary = encoded["input_ids"], len(context.rstrip())
-    ends = (end for _, end in encoded["offset_mapping"])
-    start = next(number for number, end in enumerate(ends) if end > boundary)
+    tokens, offsets = encode(tokenizer, context + continuation)
+    boundary = len(context.rstrip())
+    start = next(number for number, (_, end) in enumerate(offsets) if end > boundary)
     cut = max(0, len(tokens) - window - 1)
     if start - cut < 1:
         raise ValueError(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from .tokens import collate
+from .tokens import collate, encode, special_before
 
 SEEDS = ("The", "Therefore", "Because", "I", "You")
 
@@ -33,15 +33,15 @@ def sample_contexts(
     """
     templates = ["{}"]
     special = torch.tensor(sorted(tokenizer.all_special_ids), dtype=torch.long)
+    begin = len(special_before(tokenizer))
     for length, count in lengths.items():
         for number in range(count):
             seed = SEEDS[number * len(SEEDS) // count]
-            tokens = tokenizer(seed)["input_ids"]
-            begin = len(tokens) - len(tokenizer(seed, add_special_tokens=False)["input_ids"])
+            tokens = list(encode(tokenizer, seed).tokens)
             while len(tokens) - begin < length:
                 batch = collate([tokens], lm.device)
                 logits = lm(batch.tokens, use_cache=False).logits[0, -1].float().cpu()
-                logits[special] = -torch.inf
+                logits[special[special < len(logits)]] = -torch.inf  # an added [PAD] is beyond them
                 pool, candidates = logits.topk(top_k)
                 draw = torch.multinomial(pool.softmax(0), 1, generator=generator)
                 tokens.append(int(candidates[draw]))

@@ -29,13 +29,15 @@ def generate(
     """The most probable next token, again and again, up to a stop, an end token or the limit.
 
     Prompts are encoded as they are judged, by :func:`target_span`: with the tokenizer's special
-    tokens, without blanks at the end. One too long for the model loses its beginning.
+    tokens, and without blanks at the end, which belong to the continuation. One too long for the
+    model loses its beginning.
 
     Args:
         lm: the model; its own generation settings play no part, but for its end tokens.
         tokenizer: its tokenizer.
         prompts: texts to continue.
-        until: texts of which the first to come ends a continuation, and is not part of it.
+        until: texts of which the first to come ends a continuation, and is not part of it; a
+            special token among them does so too.
         max_new_tokens: of a continuation.
         batch_tokens: most tokens of a batch, padding and continuations included.
 
@@ -101,6 +103,7 @@ class Speech(StoppingCriteria):
     ) -> None:
         ends: Any = lm.generation_config and lm.generation_config.eos_token_id
         self.ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        self.ends |= {i for token, i in tokenizer.get_added_vocab().items() if token in until}
         self.tokenizer = tokenizer
         self.begin = prompts.shape[1] - 1  # tokenizers of Llama's kind drop a text's first blank
         self.until = until

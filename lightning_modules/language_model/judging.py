@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerFast
 
-from data_modules.records import EditRequest
+from data_modules.records import EditRequest, Frame
 
 from .scoring import Scores
 from .tokens import Span, target_span
@@ -25,15 +25,17 @@ MEASURES = frozenset(
 
 
 class Question(NamedTuple):
-    """A prompt, the answer wanted and the one it must beat (empty if there is none).
+    """A prompt in its frame, the answer wanted and the one it must beat (empty if there is none).
 
-    Other wordings of the answer may be ``accepted``: a match with any of them counts.
+    ``between`` is what stands before an answer; if None, what the rule says. Other wordings of the
+    answer may be ``accepted``: a match with any of them counts.
     """
 
     prompt: str
     wanted: str
     rival: str
     accepted: tuple[str, ...] = ()
+    between: str | None = None
 
 
 class Answer(NamedTuple):
@@ -62,19 +64,27 @@ def questions(request: EditRequest) -> dict[str, list[Question]]:
     Portability has what follows from the edit, which need not have been asked before it.
     """
     new, true = request.target_new, request.target_true
+    frame = request.frame
+    near = [(p.prompt, p.answer, new, p.accepted) for p in request.neighborhood]
+    further = [(p.prompt, p.answer, "", p.accepted) for p in request.portability]
     return {
-        "efficacy": [Question(request.text, new, true)],
-        "paraphrase": [Question(prompt, new, true) for prompt in request.paraphrases],
-        "neighborhood": [
-            Question(p.prompt, p.answer, new, p.accepted) for p in request.neighborhood
-        ],
-        "portability": [Question(p.prompt, p.answer, "", p.accepted) for p in request.portability],
+        "efficacy": [_framed(frame, request.text, new, true)],
+        "paraphrase": [_framed(frame, prompt, new, true) for prompt in request.paraphrases],
+        "neighborhood": [_framed(frame, *question) for question in near],
+        "portability": [_framed(frame, *question) for question in further],
     }
 
 
 def neighbors(request: EditRequest) -> dict[str, list[Question]]:
     """The neighbors alone, without an answer that they must beat."""
-    return {"neighborhood": [Question(p.prompt, p.answer, "") for p in request.neighborhood]}
+    asked = [_framed(request.frame, p.prompt, p.answer, "") for p in request.neighborhood]
+    return {"neighborhood": asked}
+
+
+def _framed(
+    frame: Frame, prompt: str, wanted: str, rival: str, accepted: tuple[str, ...] = ()
+) -> Question:
+    return Question(frame.around(prompt), wanted, rival, accepted, frame.separator)
 
 
 def answers(
@@ -90,9 +100,13 @@ def answers(
         asked: of each request.
     """
     flat = [question for groups in asked for group in groups.values() for question in group]
-    spans = [target_span(tokenizer, q.prompt, q.wanted) for q in flat]
-    rivals = [target_span(tokenizer, q.prompt, q.rival) for q in flat if q.rival]
-    others = [target_span(tokenizer, q.prompt, other) for q in flat for other in q.accepted]
+
+    def span(question: Question, answer: str) -> Span:
+        return target_span(tokenizer, question.prompt, answer, between=question.between)
+
+    spans = [span(q, q.wanted) for q in flat]
+    rivals = [span(q, q.rival) for q in flat if q.rival]
+    others = [span(q, other) for q in flat for other in q.accepted]
     scores = score(spans + rivals + others)
     nll = scores.nll.tolist()
     matched = (scores.greedy / scores.length).tolist()

@@ -11,7 +11,7 @@ from data_modules.records import EditRequest
 
 from .layout import blocks, output_map
 from .passes import recording
-from .tokens import Span, collate, first_token, request_span
+from .tokens import Span, collate, first_token, located_span
 
 
 class SubjectStates(NamedTuple):
@@ -50,7 +50,7 @@ def first_token_keys(
     requests: Sequence[EditRequest],
 ) -> tuple[Tensor, list[int]]:
     """Keys ``(n, f)`` at the first token of each prompt, and where these tokens are."""
-    spans = [first_token(tokenizer, request.text) for request in requests]
+    spans = [first_token(tokenizer, request.frame.around(request.text)) for request in requests]
     return keys_at_subjects(lm, layer, spans), [span.subject for span in spans]
 
 
@@ -88,14 +88,7 @@ def subject_states(
         requests: the facts to change.
     """
     spans = [
-        request_span(
-            tokenizer,
-            context.replace("{}", request.prompt, 1),
-            request.subject,
-            request.target_new,
-        )
-        for request in requests
-        for context in contexts
+        located_span(tokenizer, request, context) for request in requests for context in contexts
     ]
     batch = collate([span.tokens[: span.subject + 1] for span in spans], lm.device)
     subjects = torch.tensor([span.subject for span in spans], device=lm.device)

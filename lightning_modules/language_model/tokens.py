@@ -7,6 +7,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from data_modules.records import EditRequest
+
+from .joining import separator
+
 
 class Span(NamedTuple):
     """Tokens of one text, of which ``tokens[start:]`` are to be predicted.
@@ -20,6 +24,13 @@ class Span(NamedTuple):
     tokens: list[int]
     start: int
     subject: int = -1
+
+
+class Encoded(NamedTuple):
+    """Tokens of a text and the characters that each one covers, ``[begin, end)``."""
+
+    tokens: list[int]
+    offsets: list[tuple[int, int]]
 
 
 class TokenBatch(NamedTuple):
@@ -47,40 +58,72 @@ def begun_span(tokenizer: PreTrainedTokenizerFast, text: str) -> Span:
     return Span(tokens if tokens[:1] == [bos] else [bos, *tokens], 1)
 
 
+def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> Encoded:
+    """A text with the special tokens that the tokenizer puts before it, and none behind it.
+
+    Added special tokens are those without an extent in the text. A text that already begins with
+    one of them, as a rendered chat template does, gets no second one.
+    """
+    encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
+    tokens, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    real = [number for number, (begin, end) in enumerate(offsets) if end > begin]
+    if not real:
+        return Encoded([], [])
+    written = tokens[real[0]] in tokens[: real[0]]
+    kept = slice(real[0] if written else 0, real[-1] + 1)
+    return Encoded(tokens[kept], offsets[kept])
+
+
+def special_before(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The special tokens that the tokenizer puts before a text."""
+    tokens, offsets = encode(tokenizer, "a")
+    return tokens[: next(n for n, (begin, end) in enumerate(offsets) if end > begin)]
+
+
 def target_span(
     tokenizer: PreTrainedTokenizerFast,
     prompt: str,
     target: str,
     subject_end: int | None = None,
+    between: str | None = None,
 ) -> Span:
-    """A prompt and its target, joined by one blank and tokenized as one text.
+    """A prompt and its target, joined by :func:`~joining.separator` and tokenized as one text.
 
-    Target tokens are those that reach beyond the prompt's last character. The subject's last
-    token is the last one that begins before ``subject_end``.
+    Target tokens are those that reach beyond the prompt's last character; blanks at the prompt's
+    end belong to the target, as its first token usually holds them, other white space does not.
+    The subject's last token is the last one that begins before ``subject_end``.
 
     Args:
         tokenizer: a fast tokenizer, for its offsets.
-        prompt: the text before the target; blanks at its end do not count.
+        prompt: the text before the target.
         target: the text to predict; blanks around it do not count; may be empty.
         subject_end: number of characters of the prompt up to the subject's end.
+        between: what stands between the two, in place of what the rule says.
 
     Raises:
-        ValueError: if the target has no token of its own, or no token before it.
+        ValueError: if the target has no token of its own, no token before it, or its first token
+            is also the subject's.
     """
-    prompt, target = prompt.rstrip(), target.strip()
-    text = f"{prompt} {target}" if target else prompt
-    encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
-    offsets = encoded["offset_mapping"]
+    target = target.strip()
+    if between is None:
+        between = separator(prompt, target) if target else ""
+    given = (prompt + between).rstrip(" ")
+    tokens, offsets = encode(tokenizer, prompt + between + target if target else given)
     real = [number for number, (begin, end) in enumerate(offsets) if end > begin]
-    start = next((n for n in real if offsets[n][1] > len(prompt)), len(offsets))
-    if target and start == len(offsets):
+    start = next((n for n in real if offsets[n][1] > len(given)), len(tokens))
+    if target and start == len(tokens):
         raise ValueError(f"target {target!r} has no token of its own behind {prompt!r}")
     if target and start == 0:
         raise ValueError(f"nothing stands before the target {target!r}: the prompt is empty")
-    tokens = encoded["input_ids"][: real[-1] + 1]
     if subject_end is None:
         return Span(tokens, start)
-    return Span(tokens, start, max(n for n in real if offsets[n][0] < subject_end))
+    subject = max(n for n in real if offsets[n][0] < subject_end)
+    if target and subject >= start:
+        raise ValueError(
+            f"the tokenizer makes one token of the subject's end and the target {target!r} behind "
+            f"{prompt!r}; part them by --model.separator ' '"
+        )
+    return Span(tokens, start, subject)
 
 
 def request_span(
@@ -97,11 +140,45 @@ def request_span(
     return target_span(tokenizer, prompt.replace("{}", subject, 1), target, end)
 
 
+def edit_span(
+    tokenizer: PreTrainedTokenizerFast, request: EditRequest, context: str = "{}"
+) -> Span:
+    """A request as an edit asks for it: behind a context, in its frame, up to its target's end.
+
+    Args:
+        tokenizer: the model's.
+        request: the fact to change.
+        context: a template with one ``{}`` for the prompt, within the frame.
+    """
+    frame, prompt = request.frame, context.replace("{}", request.prompt, 1)
+    target = request.target_new.strip() and request.target_new.strip() + frame.end
+    if not request.subject:
+        return target_span(tokenizer, frame.around(prompt), target, None, frame.separator)
+    end = len(frame.before) + prompt.index("{}") + len(request.subject)
+    text = frame.around(prompt.replace("{}", request.subject, 1))
+    return target_span(tokenizer, text, target, end, frame.separator)
+
+
+def located_span(
+    tokenizer: PreTrainedTokenizerFast, request: EditRequest, context: str = "{}"
+) -> Span:
+    """The same, of a request that an edit locates by its subject.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    if not request.subject:
+        raise ValueError(
+            f"{request.prompt!r} names no subject, at whose last token it would be edited"
+        )
+    return edit_span(tokenizer, request, context)
+
+
 def first_token(tokenizer: PreTrainedTokenizerFast, text: str) -> Span:
     """A text up to its first token that is no special one; ``subject`` is that token's index."""
-    encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
-    first = next(n for n, (begin, end) in enumerate(encoded["offset_mapping"]) if end > begin)
-    return Span(encoded["input_ids"][: first + 1], first + 1, first)
+    tokens, offsets = encode(tokenizer, text)
+    first = next(n for n, (begin, end) in enumerate(offsets) if end > begin)
+    return Span(tokens[: first + 1], first + 1, first)
 
 
 def collate(rows: Sequence[Sequence[int]], device: torch.device) -> TokenBatch:

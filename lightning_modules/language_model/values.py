@@ -12,7 +12,7 @@ from data_modules.records import EditRequest
 
 from ..functional.value_search import Answers, FoundValue, ValueSearchOptions, value_search
 from .suffixes import Suffixes, record_suffixes, suffix_logits
-from .tokens import Span, collate, request_span
+from .tokens import Span, collate, located_span
 
 ESSENCE = "{} is a"
 
@@ -116,7 +116,7 @@ def alike(
         requests: all of them.
         size: of a part, at most.
     """
-    spans = [request_span(tokenizer, r.prompt, r.subject, r.target_new) for r in requests]
+    spans = [located_span(tokenizer, request) for request in requests]
     widths = [len(span.tokens) - span.subject for span in spans]
     parts: list[list[int]] = []
     for number in sorted(range(len(requests)), key=widths.__getitem__):
@@ -148,11 +148,10 @@ def record_requests(
     places: list[tuple[int, int, int]] = []
     for request in requests:
         for context in contexts:
-            prompt = context.replace("{}", request.prompt, 1)
-            span = request_span(tokenizer, prompt, request.subject, request.target_new)
+            span = located_span(tokenizer, request, context)
             places += _target_places(span, len(texts))
             texts.append(span._replace(tokens=span.tokens[:-1]))
-        texts.append(request_span(tokenizer, ESSENCE, request.subject, ""))
+        texts.append(located_span(tokenizer, request._replace(prompt=ESSENCE, target_new="")))
     suffixes = record_suffixes(
         lm,
         layer,

@@ -16,7 +16,7 @@ from ..functional.norm_ball import clamp_change
 from ..language_model.layout import oriented, output_weight_name
 from ..language_model.lower_states import LowerStates
 from ..language_model.targets import Placement, Targets, place_targets, target_loss
-from ..language_model.tokens import Span, target_span
+from ..language_model.tokens import Span, edit_span
 
 
 class GradientEditor(Editor):
@@ -52,7 +52,7 @@ class GradientEditor(Editor):
 
     def spans(self, requests: Sequence[EditRequest]) -> list[Span]:
         """Each request's prompt and new target."""
-        return [target_span(self.tokenizer, r.text, r.target_new) for r in requests]
+        return [edit_span(self.tokenizer, request) for request in requests]
 
     def no_change(self) -> dict[str, Tensor]:
         """A change of zero per edited weight, stored as that is, which takes a gradient."""
@@ -208,7 +208,7 @@ class LocalizedFineTuning(GradientEditor):
         """New targets and EOS, each token at its own place."""
         end = self.tokenizer.eos_token_id
         spans = [
-            span if end is None else span._replace(tokens=[*span.tokens, end])
+            span if end in (None, span.tokens[-1]) else span._replace(tokens=[*span.tokens, end])
             for span in self.spans(requests)
         ]
         return place_targets(spans, "teacher_forced", self.device)

@@ -140,7 +140,8 @@ class KeyValueEditor(Editor):
     ) -> Recorded:
         """The requests' texts as the model sees them up to the value, in every context or some."""
         among = self.contexts.templates if templates is None else templates
-        return record_requests(self.lm, self.tokenizer, self.value_layer, among, requests)
+        asked = [self.as_edited(request) for request in requests]
+        return record_requests(self.lm, self.tokenizer, self.value_layer, among, asked)
 
     def locate(
         self, requests: Sequence[EditRequest], templates: Sequence[str] | None = None
@@ -196,8 +197,9 @@ class KeyValueEditor(Editor):
 
     def keyed(self, batch: Sequence[EditRequest]) -> list[Keyed]:
         """The kinds of keys of the requests that :meth:`predict_step` has located."""
-        kinds = [self.key_kinds(*pair) for pair in zip(batch, self.located, strict=True)]
-        return keyed(self.lm, self.tokenizer, self.value_layer, batch, self.located, kinds)
+        asked = [self.as_edited(request) for request in batch]
+        kinds = [self.key_kinds(*pair) for pair in zip(asked, self.located, strict=True)]
+        return keyed(self.lm, self.tokenizer, self.value_layer, asked, self.located, kinds)
 
     def key_kinds(self, request: EditRequest, located: Located) -> dict[str, Tensor]:
         """A request's keys at its subject, ``(f,)`` each, by kind."""
@@ -220,8 +222,9 @@ class KeyValueEditor(Editor):
     def unedited_key_cosine(self, request: EditRequest) -> float:
         """Cosine of a request's plain and mean key in the unedited model."""
         layers, templates = (self.value_layer, self.value_layer), self.contexts.templates
+        asked = [self.as_edited(request)]
         with self.edited.unedited():
-            states = subject_states(self.lm, self.tokenizer, layers, templates, [request])
+            states = subject_states(self.lm, self.tokenizer, layers, templates, asked)
         return key_cosine(states.keys[0])
 
     def card(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ..editing.editor import Editor
 from ..editing.hypernetwork import load_hypernetwork
 from ..language_model.gradients import gradient_factors
 from ..language_model.loading import fingerprint
-from ..language_model.tokens import target_span
+from ..language_model.tokens import edit_span
 
 
 class MEND(Editor):
@@ -44,7 +44,7 @@ class MEND(Editor):
 
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
         """One update per weight, for all requests together, of rank the number of tokens."""
-        spans = [target_span(self.tokenizer, r.text, r.target_new) for r in requests]
+        spans = [edit_span(self.tokenizer, request) for request in requests]
         factors = gradient_factors(self.lm, spans, self.edited_weights())
         for name, (left, right) in self.hypernetwork(factors).items():
             yield Update(name, left, right)

@@ -12,7 +12,7 @@ from ..functional.gradient_transform import RunningMoments, lifelong_values
 from ..functional.least_squares import NormalEquations, ridge_update
 from ..language_model.gradients import Factors, gradient_factors, mlp_weight_names
 from ..language_model.layout import output_weight_name
-from ..language_model.tokens import target_span
+from ..language_model.tokens import edit_span
 
 
 class UltraEdit(Editor):
@@ -71,7 +71,7 @@ class UltraEdit(Editor):
 
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
         """One update per layer, for all requests together, of rank the number of tokens."""
-        spans = [target_span(self.tokenizer, r.text, r.target_new) for r in requests]
+        spans = [edit_span(self.tokenizer, request) for request in requests]
         names = self.edited_weights()
         factors = gradient_factors(self.lm, spans, names, self.token == "ans")
         for pair in factors.values():

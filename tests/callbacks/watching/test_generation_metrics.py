@@ -1,3 +1,4 @@
+import json
 import math
 from itertools import pairwise
 
@@ -8,18 +9,23 @@ from callbacks.keeping.means import mean_scores
 from callbacks.watching.edit_metrics import EditMetrics
 from callbacks.watching.generation_metrics import (
     GenerationMetrics,
+    answer_in,
     generation_entropy,
     matches,
     reading,
 )
 from lightning_modules.language_model.generation import generate
+from lightning_modules.language_model.verdicts import Reply, verdicts
 from lightning_modules.methods.rome import ROME
 from tests.callbacks.runs import METHOD, REQUESTS, data_of, fit, trainer_in
+from tests.tiny import save_tiny, tiny_chat_tokenizer
 
 AMONG_OTHER_CALLBACKS = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 LENGTH = 12
 NAMES = {
-    f"{group}_generation{kind}" for group in ("efficacy", "paraphrase") for kind in ("", "_exact")
+    f"{group}_generation{kind}"
+    for group in ("efficacy", "paraphrase")
+    for kind in ("", "_exact", "_squad_exact_match")
 }
 
 
@@ -52,12 +58,16 @@ def slow(editor, request):
     ],
 )
 def test_a_text_is_read_up_to_its_stop_word_by_word(text, begins, equals):
-    assert matches(text, "Peru") == {"generation": begins, "generation_exact": equals}
+    assert matches(text, "Peru") == {
+        "generation": begins,
+        "generation_exact": equals,
+        "generation_squad_exact_match": float(equals or text == " the Peru"),
+    }
 
 
 def test_a_stop_within_the_target_ends_nothing():
-    assert matches(" St. Louis. It", "St. Louis") == {"generation": 1, "generation_exact": 1}
-    assert matches(" St. Paul", "St. Louis") == {"generation": 0, "generation_exact": 0}
+    assert set(matches(" St. Louis. It", "St. Louis").values()) == {1}
+    assert set(matches(" St. Paul", "St. Louis").values()) == {0}
 
 
 def naive_entropy(items):
@@ -86,8 +96,10 @@ def test_a_request_is_read_by_the_means_of_its_texts():
     assert found == {
         "efficacy_generation": 1.0,
         "efficacy_generation_exact": 1.0,
+        "efficacy_generation_squad_exact_match": 1.0,
         "paraphrase_generation": 0.5,
         "paraphrase_generation_exact": 0.0,
+        "paraphrase_generation_squad_exact_match": 0.0,
     }
 
 
@@ -125,3 +137,63 @@ def test_what_is_not_positive_is_refused(options):
     ((name, number),) = options.items()
     with pytest.raises(ValueError, match=f"{name} must be positive, got {number}"):
         GenerationMetrics(**options)
+
+
+def test_stops_are_those_that_are_named():
+    assert matches("Peru; or", "Peru", "free", [";"])["free_exact"] == 1
+    assert matches("Peru. Or", "Peru", "free", [";"])["free_exact"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stops": [".", ""]}, "each of stops must be a text that is not empty"),
+        ({"contexts": ["essay"]}, "contexts must be among .*, got 'essay'"),
+    ],
+)
+def test_strange_stops_and_contexts_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        GenerationMetrics(**options)
+
+
+def test_chat_context_without_a_template_is_refused_before_any_edit(lm, tmp_path):
+    with pytest.raises(ValueError, match="has no chat template"):
+        fit(lm, tmp_path, [GenerationMetrics(contexts=["chat"])], limit_val_batches=0)
+
+
+@pytest.fixture(scope="module")
+def chatting(tmp_path_factory):
+    """A model with a chat template and a long window, and a run that reads it in all contexts."""
+    folder = tmp_path_factory.mktemp("chat")
+    save_tiny(folder, "llama")
+    tiny_chat_tokenizer().save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1024}))
+    metrics = GenerationMetrics(
+        1, LENGTH, contexts=["question", "instruction", "chat"], judge=str(folder)
+    )
+    out = tmp_path_factory.mktemp("run")
+    return fit(str(folder), out, [EditJournal(), metrics], REQUESTS[:2], limit_val_batches=0)
+
+
+def test_each_context_has_its_measures_and_its_texts(chatting):
+    editor, request, record = chatting.editor, REQUESTS[1], chatting.edits[1]
+    frames = {
+        "generation": "{}",
+        "generation_question": "{}",
+        "generation_instruction": "Answer the question in a few words.\nQuestion: {}\nAnswer:",
+        "generation_chat": "<user>\n{}<|endoftext|>\n<assistant>\n",
+    }
+    for name, frame in frames.items():
+        texts = [
+            generate(editor.lm, editor.tokenizer, [frame.replace("{}", prompt)], (), LENGTH)[0]
+            for prompt in (request.text, *request.paraphrases)
+        ]
+        expected = reading(request.target_new, texts, name)
+        assert expected == {measure: record[measure] for measure in expected}
+        replies = [
+            Reply(prompt, request.target_new, answer_in(text, request.target_new))
+            for prompt, text in zip((request.text, *request.paraphrases), texts, strict=True)
+        ]
+        verdict = verdicts(editor.lm.from_pretrained(editor.lm_name), editor.tokenizer, replies)
+        assert [record[f"{g}_{name}_judge"] for g in ("efficacy", "paraphrase")] == verdict

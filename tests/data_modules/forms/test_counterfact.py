@@ -2,7 +2,7 @@ import pytest
 
 from data_modules.forms.counterfact import flat_counterfact, published_counterfact
 from data_modules.forms.fields import FaultyRecordError, Record
-from data_modules.records import Probe
+from data_modules.records import EditRequest, Probe
 
 PUBLISHED = {
     "case_id": 9,
@@ -57,7 +57,7 @@ def test_flat_form_is_read() -> None:
 def test_three_fields_are_enough() -> None:
     fields = {"prompt": "Oslo lies in", "subject": "Oslo", "target_new": "Peru"}
     request = flat_counterfact(Record("x", 3, fields))
-    assert request == (3, "{} lies in", "Oslo", "Peru", "", (), (), (), False)
+    assert request == EditRequest(3, "{} lies in", "Oslo", "Peru", "", (), (), ())
 
 
 def test_new_and_true_answer_may_be_equal() -> None:

@@ -125,3 +125,10 @@ def test_probes_pair_prompts_with_answers() -> None:
     assert both.probes("p", "none", "z") == (Probe("a", "z"), Probe("b", "z"))
     with pytest.raises(FaultyRecordError, match="an answer for each of the 2 prompts, got 0"):
         both.probes("p", "none")
+
+
+def test_line_breaks_at_a_prompts_end_stay_and_blanks_do_not() -> None:
+    fields = {"prompt": "user\n{} is\nassistant\n", "more": ["Rome is \n", "Rome is  "]}
+    record = Record("x", 0, fields)
+    assert record.template("prompt") == fields["prompt"]
+    assert record.texts("more") == ("Rome is \n", "Rome is")

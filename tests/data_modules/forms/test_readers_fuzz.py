@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from data_modules.forms.fields import FaultyRecordError
 from data_modules.forms.readers import read_requests
-from data_modules.records import EditRequest, Probe
+from data_modules.records import EditRequest, Frame, Probe
 
 FUZZED = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -110,6 +110,7 @@ def test_a_faulty_record_amid_sound_ones_is_named_and_skipped_only_if_asked(
         neighborhood=st.lists(PROBES, max_size=2).map(tuple),
         portability=st.lists(PROBES, max_size=2).map(tuple),
         joined=st.booleans(),
+        frame=st.just(Frame()),
     )
 )
 def test_a_request_written_in_counterfacts_form_is_read_as_it_was(

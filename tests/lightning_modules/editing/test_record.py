@@ -168,7 +168,7 @@ def test_every_field_of_a_run_is_declared_once(lm, tmp_path):
     ("name", "family"),
     [
         ("neighborhood_agreement_before", "SCORE_before"),
-        ("paraphrase_generation_exact", "PROMPT_generation_exact"),
+        ("paraphrase_generation_exact", "PROMPT_generation[_CONTEXT]_exact"),
         ("drift_spectrum", "drift_spectrum[_WEIGHT]"),
         ("drift_spectrum_11_c_proj", "drift_spectrum[_WEIGHT]"),
     ],

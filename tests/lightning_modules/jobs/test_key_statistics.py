@@ -17,7 +17,7 @@ from lightning_modules.jobs.key_statistics import KeyStatistics
 from lightning_modules.language_model.layout import output_map
 from lightning_modules.language_model.loading import fingerprint
 from tests.benchmarks.key_statistics import padded_moment, windows_of
-from tests.tiny import LAYERS, save_tiny
+from tests.tiny import LAYERS, save_tiny, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[3]
 WINDOW = 7
@@ -273,3 +273,15 @@ def test_two_devices_from_the_command_line(folder, corpus, tmp_path):
         module.configure_model()
         found.append(stored_moment(module, 1))
     assert distance(found[1], found[0].numpy()) < 1e-6
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_tokens_that_the_tokenizer_puts_behind_a_text_are_no_keys(bos, tmp_path):
+    moments = []
+    for eos in (False, True):
+        folder = save_tiny(tmp_path / str(eos), "gpt2", bos)
+        tiny_tokenizer(bos, eos).save_pretrained(folder)
+        module, _ = run(folder)
+        assert module.beginning == [0] * bos
+        moments.append(stored_moment(module, 1))
+    assert torch.equal(*moments)

@@ -183,3 +183,10 @@ def test_the_likeliest_continuation_is_chosen_and_length_plays_no_part(tiny_gpt2
 def test_a_continuation_longer_than_the_window_is_refused(tiny_gpt2):
     with pytest.raises(ValueError, match="more than the model's window of 8"):
         continuation_span(tiny_tokenizer(), "He said", f" {LONG}", 8)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_tokens_that_the_tokenizer_puts_behind_a_text_are_not_scored(bos):
+    pair = "Mary lives in", " Paris"
+    expected = continuation_span(tiny_tokenizer(bos), *pair, 128)
+    assert continuation_span(tiny_tokenizer(bos, eos=True), *pair, 128) == expected

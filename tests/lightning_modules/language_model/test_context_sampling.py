@@ -47,6 +47,22 @@ def test_same_seed_gives_same_templates(tiny_gpt2, tokenizer):
     assert sample(tiny_gpt2, tokenizer) != sample(tiny_gpt2, tokenizer, seed=1)
 
 
+def test_tokens_that_the_tokenizer_puts_behind_a_text_leave_the_templates_as_they_are(tiny_gpt2):
+    for bos in (False, True):
+        templates = sample(tiny_gpt2, tiny_tokenizer(bos, eos=True))
+        assert templates == sample(tiny_gpt2, tiny_tokenizer(bos))
+        assert all(map(str.startswith, templates[1:6], SEEDS))
+
+
+def test_special_token_beyond_the_embedding_is_no_index(tiny_gpt2):
+    tokenizer = tiny_tokenizer()
+    expected = sample(tiny_gpt2, tokenizer)
+    tokenizer.add_tokens([f"<{n}>" for n in range(len(tokenizer), tiny_gpt2.config.vocab_size)])
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id >= tiny_gpt2.config.vocab_size
+    assert sample(tiny_gpt2, tokenizer) == expected
+
+
 def test_global_random_numbers_play_no_part(tiny_gpt2, tokenizer):
     with torch.random.fork_rng():
         torch.manual_seed(1)

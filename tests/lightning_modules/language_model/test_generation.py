@@ -8,6 +8,7 @@ from lightning_modules.language_model.generation import generate, padded_left
 from lightning_modules.language_model.tokens import collate, target_span
 from tests.tiny import END, tiny_metaspace_tokenizer, tiny_model, tiny_tokenizer
 
+CHAT = "<user>\nRome?\n<assistant>\n"
 PROMPTS = [
     "Paris",
     "The mother tongue of Danielle Vinson is",
@@ -137,3 +138,20 @@ def test_empty_prompts_and_stops_are_refused(tiny_gpt2, prompt, stop):
 
 def test_no_prompt_has_no_continuation():
     assert generate(tiny_model("gpt2"), tiny_tokenizer(), [], ["."]) == []
+
+
+def test_line_break_at_a_prompts_end_is_read_by_the_model(tiny_gpt2, tokenizer):
+    tokens = tokenizer(CHAT)["input_ids"]
+    expected = said(tiny_gpt2, tokens, 5)[len(tokens) :]
+    assert target_span(tokenizer, CHAT, "").tokens == tokens
+    (text,) = generate(tiny_gpt2, tokenizer, [CHAT], (), 5)
+    assert text == tokenizer.decode(expected, skip_special_tokens=True)
+
+
+def test_special_token_among_the_stops_ends_a_text(tiny_gpt2):
+    tokenizer = tiny_tokenizer()
+    word = tokenizer(" Rome")["input_ids"]
+    speaker = saying(tiny_gpt2, word[-1])
+    tokenizer.add_tokens([tokenizer.convert_ids_to_tokens(word[-1])], special_tokens=True)
+    stop = tokenizer.convert_ids_to_tokens(word[-1])
+    assert generate(speaker, tokenizer, PROMPTS, [stop], 12) == [""] * len(PROMPTS)

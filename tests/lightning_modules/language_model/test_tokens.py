@@ -1,4 +1,5 @@
 import re
+from copy import deepcopy
 
 import pytest
 import torch
@@ -7,14 +8,19 @@ from hypothesis import strategies as st
 from tokenizers import normalizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
+from data_modules.records import EditRequest, Frame
+from lightning_modules.language_model.joining import separator
 from lightning_modules.language_model.tokens import (
     Span,
     begins_texts,
     begun_span,
     collate,
+    edit_span,
+    encode,
     fast,
     first_token,
     request_span,
+    special_before,
     target_span,
     text_span,
 )
@@ -74,8 +80,9 @@ def searched_span(
 ) -> Span:
     """The span, found by spelling ever longer prefixes of the tokens."""
     before, after = prompt.split("{}")
-    filled = f"{before}{subject}{after}".rstrip()
-    text = f"{filled} {target.strip()}" if target.strip() else filled
+    target, filled = target.strip(), f"{before}{subject}{after}"
+    text = f"{filled}{separator(filled, target)}{target}" if target else filled.rstrip(" ")
+    filled = filled.rstrip(" ")
     tokens = tokenizer(text)["input_ids"]
     ends = ends_in_bytes(tokenizer, tokens)
     assert ends[-1] == len(text.encode())
@@ -126,14 +133,37 @@ def test_slot_decides_which_of_two_subjects_counts(kind):
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @settings(max_examples=50, deadline=None)
 @given(prompt=phrases(), target=phrases(), at_end=BLANKS, around=BLANKS)
-def test_one_blank_stands_before_the_target(kind, prompt, target, at_end, around):
+def test_prompt_and_target_are_joined_by_the_rule_and_nothing_else(
+    kind, prompt, target, at_end, around
+):
     tokenizer = TOKENIZERS[kind]
+    prompt, bare = prompt + at_end, target.strip()
     if not prompt.strip():
         return
-    span = target_span(tokenizer, prompt + at_end, around + target + around)
-    expected = f"{prompt.rstrip()} {target.strip()}" if target.strip() else prompt.rstrip()
+    span = target_span(tokenizer, prompt, around + target + around)
+    expected = prompt + separator(prompt, bare) + bare if bare else prompt.rstrip(" ")
     assert span.tokens == tokenizer(expected)["input_ids"]
     assert tokenizer.decode(span.tokens, skip_special_tokens=True) == expected
+
+
+@pytest.mark.parametrize("end", ["assistant\n", "assistant\n\n", "assistant\t"])
+def test_behind_white_space_the_target_follows_as_it_is_written(tokenizer, end):
+    span = target_span(tokenizer, f"user\nRome?\n{end}", "Paris")
+    assert tokenizer.decode(span.tokens, skip_special_tokens=True).endswith(f"{end}Paris")
+    assert tokenizer.decode(span.tokens[span.start :]) == "Paris"
+
+
+def test_blank_at_a_prompts_end_changes_nothing(tokenizer):
+    assert target_span(tokenizer, "Rome is ", "old") == target_span(tokenizer, "Rome is", "old")
+
+
+@pytest.mark.parametrize(("between", "target"), [("", "Paris"), (" ", " Paris"), (": ", " Paris")])
+def test_explicit_separator_overrules_the_rule(tokenizer, between, target):
+    for prompt in ("The capital\n", "The capital"):
+        span = target_span(tokenizer, prompt, "Paris", between=between)
+        text = tokenizer.decode(span.tokens, skip_special_tokens=True)
+        assert text == f"{prompt}{between}Paris"
+        assert tokenizer.decode(span.tokens[span.start :]) == target
 
 
 @pytest.mark.parametrize("target", ["", "  ", "\n"])
@@ -160,6 +190,61 @@ def test_target_without_anything_before_it_is_refused():
     with pytest.raises(ValueError, match="nothing stands before the target 'Rome'"):
         target_span(TOKENIZERS["plain"], " ", "Rome")
     assert target_span(TOKENIZERS["bos"], " ", "Rome").start == 1
+
+
+SPECIAL = [("", ""), ("bos", ""), ("", "eos"), ("bos", "eos")]
+
+
+@pytest.mark.parametrize(("first", "last"), SPECIAL)
+def test_special_tokens_before_a_text_are_kept_and_those_behind_it_are_not(first, last):
+    tokenizer = tiny_tokenizer(bool(first), bool(last))
+    plain = TOKENIZERS["plain"]("Rome is old")["input_ids"]
+    before = [tokenizer.bos_token_id] if first else []
+    assert encode(tokenizer, "Rome is old").tokens == before + plain
+    assert special_before(tokenizer) == before
+    span = request_span(tokenizer, "{} is", "Rome", "old")
+    assert span.tokens == before + plain
+    assert tokenizer.decode(span.tokens[span.start :]) == " old"
+    assert text_span(tokenizer, "Rome is old").tokens == plain
+
+
+@pytest.mark.parametrize("kind", ["bos", "metaspace"])
+def test_text_that_begins_with_bos_gets_no_second_one(kind):
+    tokenizer = TOKENIZERS[kind]
+    text = f"{tokenizer.bos_token}Rome is"
+    span = request_span(tokenizer, f"{tokenizer.bos_token}{{}} is", "Rome", "old")
+    assert span.tokens.count(tokenizer.bos_token_id) == 1
+    assert span.tokens[0] == tokenizer.bos_token_id
+    assert tokenizer.decode(span.tokens[span.start :]).strip() == "old"
+    assert tokenizer.decode(span.tokens[1 : span.subject + 1]).strip() == "Rome"
+    assert encode(tokenizer, text).offsets[0] == (0, len(tokenizer.bos_token))
+
+
+def test_a_token_of_both_subject_and_target_is_refused():
+    tokenizer = deepcopy(TOKENIZERS["plain"])
+    tokenizer.add_tokens("Rome")
+    request = EditRequest(0, "It is ({}", "Rom", "e", frame=Frame(separator=""))
+    with pytest.raises(ValueError, match=r"one token of the subject's end and the target 'e'"):
+        edit_span(tokenizer, request)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_request_is_found_in_its_frame_and_behind_a_context(kind):
+    tokenizer = TOKENIZERS[kind]
+    frame = Frame("<{}> user\n", " <end>\nassistant\n", end="<end>")
+    request = EditRequest(0, "The river of {} is", "Rome", "Rome", frame=frame)
+    span = edit_span(tokenizer, request, "It rains. {}")
+    text = "<{}> user\nIt rains. The river of Rome is <end>\nassistant\nRome<end>"
+    assert span.tokens == tokenizer(text)["input_ids"]
+    assert tokenizer.decode(span.tokens[span.start :]) == "Rome<end>"
+    told = tokenizer.decode(span.tokens[: span.subject + 1], skip_special_tokens=True)
+    assert told == text[: text.index("Rome") + 4]
+
+
+def test_target_that_is_empty_has_no_end():
+    request = EditRequest(0, "{} is a", "Rome", "", frame=Frame(end="<end>"))
+    span = edit_span(TOKENIZERS["plain"], request)
+    assert span.tokens == TOKENIZERS["plain"]("Rome is a")["input_ids"]
 
 
 def test_watched_text_has_no_special_tokens(tokenizer):
