@@ -1,6 +1,7 @@
 """Several configs become one: the experiment's values over the model's, those over the method's."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from itertools import pairwise
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 from lightning.pytorch.utilities import rank_zero_info
 
-from .configs import CONFIGS, DEFAULTS, located
+from .configs import CONFIGS, located
 from .mistakes import constructor, nearest
 from .short_names import full, import_named
 
@@ -43,7 +44,7 @@ def composed(arguments: Sequence[str]) -> list[str]:
     """
     rest, files, place = without_configs(arguments)
     texts = {file: Path(file).read_text("utf-8") for file in files if Path(file).is_file()}
-    import_named([*rest, *texts.values(), DEFAULTS.read_text("utf-8")])
+    import_named([*rest, *texts.values()])
     configs = [config for config in map(config_of, texts.items()) if config]
     ours = [config for config in configs if config.role != "own"]
     if len(configs) < len(files) or not (len(ours) > 1 or any(c.role == "model" for c in ours)):
@@ -200,8 +201,8 @@ def published(model: str, path: str, stem: str | None) -> Iterator[Config]:
 
 def chooses_class(file: Path, name: str) -> bool:
     """Whether a config's method is of that class."""
-    model = (yaml.safe_load(file.read_text("utf-8")) or {}).get("model", {})
-    return str(model.get("class_path", "")).rpartition(".")[2] == name
+    found = re.search(r"^model:\s+class_path: ([\w.]+)", file.read_text("utf-8"), re.M)
+    return found is not None and found[1].rpartition(".")[2] == name
 
 
 def merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
