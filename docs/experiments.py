@@ -9,17 +9,13 @@ from docs import rome_tables, tables
 RUNS = Path("runs/papers")
 PICTURES = Path(__file__).parent / "papers"
 METHODS = {
-    "ft": " --model FineTuning --model.layers [1] "
-    "--model.radius 0.005",
+    "ft": " --model FineTuning --model.layers [1] --model.radius 0.005",
     "mend": " --model MEND",
     "rome": "",
     "memit": " --model MEMIT",
 }
 CONSISTENT = " --model ConsistentROME"
-TASKS = (
-    " --data.tasks.limit 50 --trainer.callbacks+=Downstream"
-    " --trainer.callbacks.new_tokens 16"
-)
+TASKS = " --data.tasks.limit 50 --trainer.callbacks+=Downstream --trainer.callbacks.new_tokens 16"
 HARD = f" --data.path {RUNS}/single-rome/version_0/hard_cases.json"
 
 

@@ -51,7 +51,7 @@ def commands(page: str) -> list[str]:
             if assigned:
                 variables[assigned[1]] = expanded(assigned[2], variables)
             found += re.findall(r"python train\.py .*", expanded(text, variables))
-    return found
+    return [" ".join(command.partition("#")[0].split()) for command in found]
 
 
 def expanded(text: str, variables: dict[str, str]) -> str:
@@ -77,7 +77,7 @@ def parser():
 
 def merged(command, parser):
     """Everything that a command decides; prints it."""
-    words = shlex.split(command, comments=True)[3:]
+    words = shlex.split(command)[3:]
     words = [w for w in words if w != "--ckpt_path" and not w.endswith(".ckpt") and w != "last"]
     config = parser.parse_args(composed(words))
     print(command, parser.dump(config), sep="\n")
