@@ -196,7 +196,10 @@ def published(model: str, path: str, stem: str | None) -> Iterator[Config]:
         file = next((file for file in found if file.is_file()), None)
         if file is not None:
             content = yaml.safe_load(file.read_text("utf-8"))
-            yield Config(file, "published", {k: grouped(k, v) for k, v in content.items()})
+            content = {key: grouped(key, value) for key, value in content.items()}
+            given, known = content.get("model", {}).get("init_args", {}), accepted(path)
+            taken = {"init_args": {k: v for k, v in given.items() if k in known}}  # of a variant
+            yield Config(file, "published", {**content, "model": taken})
 
 
 def chooses_class(file: Path, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The presets of ``configs/``: every pair of model and method, and an edit by each model's layers."""
+"""The presets of ``configs/``: every pair of model and method, and edits by each model's layers."""
 
 import dataclasses
 
@@ -70,7 +70,7 @@ LAYERS = {  # published ones of the papers' models, and those that EasyEdit and 
 
 
 def read(name):
-    file = CONFIGS / name
+    file = CONFIGS / name  # a method's, or models/NAME.yaml
     return config_of((str(file), file.read_text("utf-8")))
 
 
@@ -121,10 +121,25 @@ def test_layers_are_the_published_ones(model):
 def test_old_keys_are_protected_as_published():
     weights = {"gpt2-xl": 20000, "gpt-j-6b": 15000, "llama2-7b": 15000}
     for model, weight in weights.items():
-        for method in ("memit", "encore", "nas"):
+        for method in ("memit", "encore"):
             assert pair(model, method)["model"]["init_args"]["preservation"] == weight
     assert pair("gpt2-xl", "alpha_edit")["model"]["init_args"]["ridge"] == 10
     assert pair("qwen2.5-7b", "alpha_edit")["model"]["init_args"]["ridge"] == 1
+    assert pair("gpt2-xl", "emmet")["model"]["init_args"]["preservation"] == 1000
+
+
+def test_nas_stands_on_published_alpha_edit():
+    for model in ("gpt2-xl", "gpt-j-6b", "llama2-7b"):
+        nas, base = (pair(model, m)["model"]["init_args"] for m in ("nas", "alpha_edit"))
+        assert nas == base | {"value": {**base["value"], "anchor": "stored"}}
+    assert pair("gpt2-xl", "nas-anchor")["data"]["init_args"]["limit"] == 200
+
+
+def test_encore_stops_as_published():
+    patience = {"gpt2-xl": 4, "llama2-7b": 3}
+    for model, times in patience.items():
+        value = pair(model, "encore")["model"]["init_args"]["value"]
+        assert (value["stop"], value["patience"]) == ("most_probable", times)
 
 
 def test_every_published_file_belongs_to_a_method_and_a_model():
@@ -133,7 +148,10 @@ def test_every_published_file_belongs_to_a_method_and_a_model():
         assert file.stem in methods
         assert file.parent.name in {"published", *PRETRAINED}
         assert file.read_text("utf-8").startswith("#"), "name the source"
-        assert yaml.safe_load(file.read_text("utf-8")).keys() <= {"model", "data", "trainer"}
+        content = yaml.safe_load(file.read_text("utf-8"))
+        assert content.keys() <= {"model", "data", "trainer"}
+        known = accepted(read(file.name).content["model"]["class_path"])
+        assert content.get("model", {}).keys() <= known
 
 
 ONE_OF_A_FAMILY = {family: model for model, (family, _) in PRETRAINED.items()}
