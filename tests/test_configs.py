@@ -8,8 +8,8 @@ import yaml
 from command_line.composition import accepted, config_of, one_of
 from command_line.configs import CONFIGS
 from lightning_modules.functional.value_search import ValueSearchOptions
-from tests.batches import NEAR, log_prob
-from tests.tiny import CONTEXTS, tiny_model, tiny_tokenizer
+from tests.batches import NEAR, log_prob, ready
+from tests.tiny import tiny_model
 from train import main
 
 PRETRAINED = {  # family and layers of each model
@@ -104,7 +104,7 @@ def test_every_method_takes_what_it_is_given_of_every_model(model):
         assert all(0 <= layer < depth for layer in layers)
 
 
-@pytest.mark.parametrize(("model", "method"), PUBLISHED, ids="-".join)
+@pytest.mark.parametrize(("model", "method"), PUBLISHED)
 def test_the_value_is_searched_as_published(model, method):
     given = pair(model, method)["model"]["init_args"]["value"]
     default = ValueSearchOptions() if method == "rome" else ValueSearchOptions(clamp=0.75)
@@ -160,20 +160,14 @@ ONE_OF_A_FAMILY = {family: model for model, (family, _) in PRETRAINED.items()}
 @pytest.mark.parametrize(
     ("model", "method"),
     [(m, "rome") for m in PRETRAINED] + [(m, "memit") for m in ONE_OF_A_FAMILY.values()],
-    ids="-".join,
 )
 def test_a_preset_edits_a_random_model_of_its_family(model, method, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ["--config", f"models/{model}.yaml", "--config", f"{method}.yaml"]
-    quick = ["--model.second_moment", "identity", "--model.value.steps", "6"]
-    wild = ["--model.value.weight_decay", "0.02", "--model.value.clamp", "20"]  # it hears little
-    editor = main([*names, *quick, *wild], run=False).model
+    editor = main(names, run=False).model
     family, depth = PRETRAINED[model]
     sliding = {"layer_types": ["sliding_attention"] * depth} if "gemma" in family else {}
-    editor.attach(tiny_model(family, num_hidden_layers=depth, **sliding), tiny_tokenizer())
-    editor.contexts = list(CONTEXTS)
-    editor.context_lengths = {4: 2}
-    editor.prepare()
+    ready(editor, tiny_model(family, num_hidden_layers=depth, **sliding))
     before = log_prob(editor, NEAR)
     editor.make_edit([NEAR])
     assert editor.record["status"] == "applied"
