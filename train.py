@@ -9,7 +9,8 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from command_line.cli import EditingCLI, SavedConfig
-from command_line.configs import CONFIGS, located
+from command_line.composition import composed
+from command_line.configs import DEFAULTS
 from command_line.mistakes import Parser, said_of
 from command_line.short_names import import_all
 from lightning_modules.editing.replicas import DriftError
@@ -20,7 +21,7 @@ VERBS = ("fit", "validate", "test", "predict")
 def main(args: list[str] | None = None, run: bool = True) -> LightningCLI:
     """Runs one command line; ``configs/defaults.yaml`` lies below every config."""
     import_all()
-    defaults = {"default_config_files": [str(CONFIGS / "defaults.yaml")]}
+    defaults = {"default_config_files": [str(DEFAULTS)]}
     return EditingCLI(
         LightningModule,
         LightningDataModule,
@@ -30,7 +31,7 @@ def main(args: list[str] | None = None, run: bool = True) -> LightningCLI:
         save_config_callback=SavedConfig,
         parser_class=Parser,
         parser_kwargs=dict.fromkeys(VERBS, defaults) if run else defaults,
-        args=[located(argument) for argument in (sys.argv[1:] if args is None else args)],
+        args=composed(sys.argv[1:] if args is None else args),
         run=run,
     )
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+DEFAULTS = CONFIGS / "defaults.yaml"  # lies below every config
 
 
 def located(argument: str) -> str:

@@ -9,9 +9,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
+from lightning import pytorch as lightning
 from lightning.pytorch.cli import LightningArgumentParser
 
-from . import configs
+from . import configs, short_names
+
+KINDS = {"model": "method", "data": "data module", "callbacks": "callback", "logger": "logger"}
 
 UNKNOWN = (
     r"unrecognized arguments: -*(?P<word>[\w.+-]+)",
@@ -20,6 +23,8 @@ UNKNOWN = (
     r"class_path '(?P<path>[\w.]+)':\s+Option '(?P<word>[\w.]+)' is not accepted",
     r"class_path '(?P<path>[\w.]+)':\s+module '[\w.]+' has no attribute '(?P<word>\w+)'",
     r"File does not exist: '(?P<file>.*)'",
+    r'Parser key "(?P<key>[\w.]+)":(?:(?!Parser key).)*?'
+    r"Expected a dot import path string: (?P<name>\w+)\n",
 )
 REFUSED = (
     r'Parser key "(?P<key>[\w.]+)":(?P<why>(?:(?!Parser key).)*?)'
@@ -57,6 +62,8 @@ def explained(message: str, options: Iterable[str]) -> str | None:
     if found is None:
         return refused(message)
     parts = found.groupdict()
+    if "key" in parts:
+        return unknown_class(parts["key"], parts["name"])
     if "file" in parts:
         name = Path(parts["file"]).name
         return f"there is no config {name!r}" + nearest(name, configs.names())
@@ -73,6 +80,15 @@ def explained(message: str, options: Iterable[str]) -> str | None:
     return f"{name} has no option {word!r}" + nearest(
         word, constructor(getattr(import_module(module), name))
     )
+
+
+def unknown_class(key: str, name: str) -> str:
+    """That there is no such method, data module, callback or other class; the nearest, if any."""
+    part = key.rpartition(".")[2]
+    kind = KINDS.get(part, "class")
+    theirs = {"callbacks": lightning.callbacks.__all__, "logger": lightning.loggers.__all__}
+    known = [*short_names.of_kind(part), *theirs.get(part, [])]
+    return f"there is no {kind} {name!r}" + nearest(name, known)
 
 
 def refused(message: str) -> str | None:

@@ -13,19 +13,31 @@ from .records import EditRequest, one_word_first
 
 
 class SampledDataModule(EditingDataModule):
-    """An editing run's data: the hard ones of its requests, or as many normal ones.
+    """An editing run's data: the hard ones of its requests, normal ones, or both.
 
     Normal ones are neither hard nor of the kinds to which hard ones belong: one-word subjects that
     begin the prompt (GPT-2-XL, GPT-J), and subjects that end in a full stop (Llama2-7b).
 
     Args:
-        sample: which of the two. The limit counts these; there are no more normal than hard ones.
-            With a seed they are drawn, without one they are the first ones of the data.
+        sample: which of them; of both, the hard ones come first. The limit counts hard ones. With
+            a seed they are drawn, without one they are the first ones of the data.
+        normal_cases: how many normal ones; as many as hard ones if null.
+
+    Raises:
+        ValueError: if the number of normal cases is not positive.
     """
 
-    def __init__(self, sample: Literal["hard", "normal"] = "hard", **options: Any) -> None:
+    def __init__(
+        self,
+        sample: Literal["hard", "normal", "both"] = "hard",
+        normal_cases: int | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
+        if normal_cases is not None and normal_cases <= 0:
+            raise ValueError(f"normal_cases must be positive, got {normal_cases}")
         self.sample = sample
+        self.normal_cases = normal_cases
         self.chosen_by: dict[str, str] = {}
 
     @abstractmethod
@@ -36,20 +48,22 @@ class SampledDataModule(EditingDataModule):
         """Those of the sample.
 
         Raises:
-            ValueError: if none of the requests is hard, or none is normal.
+            ValueError: if none of the requests is hard, or there are too few normal ones.
         """
         hard = self.hard_among(requests)
         for model, how in self.chosen_by.items():
             rank_zero_info(f"Hard cases of {model}: {how}")
         apart = set(hard)
         normal = [r for r in requests if r not in apart and not of_hard_kind(r)]
-        if not hard or (self.sample == "normal" and not normal):
+        if not hard or (self.sample != "hard" and len(normal) < (self.normal_cases or 1)):
+            few = "" if self.normal_cases is None else f"{self.normal_cases} "
             raise ValueError(
                 f"{self.path}: {len(hard)} of its requests are hard and {len(normal)} normal, but "
-                f"{self.sample} ones are asked for; give the data that the hard cases are of"
+                f"{few}{self.sample} ones are asked for; give the data that the hard cases are of"
             )
         hard = hard[: self.limit]
-        return hard if self.sample == "hard" else normal[: len(hard)]
+        normal = normal[: len(hard) if self.normal_cases is None else self.normal_cases]
+        return {"hard": hard, "normal": normal, "both": hard + normal}[self.sample]
 
 
 class HardCasesDataModule(SampledDataModule):

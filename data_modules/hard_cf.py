@@ -23,7 +23,7 @@ GPT_J_CASES = frozenset([
 
 
 class HardCFDataModule(SampledDataModule):
-    """Hard cases among CounterFact's, or as many normal ones.
+    """Hard cases among CounterFact's, normal ones, or both.
 
     For GPT-J they are known by their ids (85 of 21,919). For the others a rule takes their place,
     which ``chosen_by`` and a line of the run say: GPT-2-XL's subject is a single token that begins

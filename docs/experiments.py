@@ -9,17 +9,13 @@ from docs import rome_tables, tables
 RUNS = Path("runs/papers")
 PICTURES = Path(__file__).parent / "papers"
 METHODS = {
-    "ft": " --model lightning_modules.methods.fine_tuning.FineTuning --model.layers [1] "
-    "--model.radius 0.005",
-    "mend": " --model lightning_modules.methods.mend.MEND",
+    "ft": " --model FineTuning --model.layers [1] --model.radius 0.005",
+    "mend": " --model MEND",
     "rome": "",
-    "memit": " --model lightning_modules.methods.memit.MEMIT",
+    "memit": " --model MEMIT",
 }
-CONSISTENT = " --model lightning_modules.methods.rome.ConsistentROME"
-TASKS = (
-    " --data.tasks.limit 50 --trainer.callbacks+=callbacks.watching.downstream.Downstream"
-    " --trainer.callbacks.new_tokens 16"
-)
+CONSISTENT = " --model ConsistentROME"
+TASKS = " --data.tasks.limit 50 --trainer.callbacks+=Downstream --trainer.callbacks.new_tokens 16"
 HARD = f" --data.path {RUNS}/single-rome/version_0/hard_cases.json"
 
 
@@ -69,8 +65,8 @@ def of_all(kind: str, config: str, options: str = "") -> dict[str, str]:
 
 SINGLE = {
     "single-rome": "fit --config papers/single-edits.yaml"
-    " --trainer.callbacks+=callbacks.studies.calibration.RiskCalibration"
-    " --trainer.callbacks+=callbacks.studies.weight_drift.WeightDrift",
+    " --trainer.callbacks+=RiskCalibration"
+    " --trainer.callbacks+=WeightDrift",
     **{
         f"single-{name}": f"fit --config papers/single-edits.yaml --data.limit 200{options}"
         for name, options in (METHODS | {"c_rome": CONSISTENT}).items()
@@ -104,7 +100,7 @@ POSITION = {
 }
 PREFIX = {
     f"prefix-{policy}-{kind}": f"fit --config papers/c_rome-prefixed.yaml --data.limit null"
-    f" --data.class_path data_modules.hard_cases.HardCasesDataModule --data.sample {kind}"
+    f" --data.class_path HardCasesDataModule --data.sample {kind}"
     f" --data.watch_limit 50 --model.test_prefix.policy {policy}"
     for policy in ("none", "collapse")
     for kind in ("hard", "normal")
@@ -112,12 +108,12 @@ PREFIX = {
 C_ROME = ("single-c_rome", "prefix-none-hard", "prefix-none-normal")
 QUALITY = {
     "quality": "fit --config c_rome.yaml --data.limit 60"
-    " --trainer.callbacks+=callbacks.watching.generation_metrics.GenerationMetrics"
-    " --trainer.callbacks+=callbacks.watching.retention.RetentionMatrix"
-    " --trainer.callbacks+=callbacks.studies.weight_drift.WeightDrift",
+    " --trainer.callbacks+=GenerationMetrics"
+    " --trainer.callbacks+=RetentionMatrix"
+    " --trainer.callbacks+=WeightDrift",
     "quality-end": "test --config c_rome.yaml --data.limit 60"
     f" --ckpt_path {RUNS}/quality/version_0/checkpoints/last.ckpt"
-    " --trainer.callbacks+=callbacks.watching.generation_metrics.GenerationMetrics",
+    " --trainer.callbacks+=GenerationMetrics",
 }
 
 EXPERIMENTS = {

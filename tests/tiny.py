@@ -183,11 +183,11 @@ def tiny_config(family: str, **changes: object) -> PretrainedConfig:
 
 
 @torch.no_grad()
-def tiny_model(family: str, seed: int = 0) -> PreTrainedModel:
+def tiny_model(family: str, seed: int = 0, **changes: object) -> PreTrainedModel:
     """A frozen random model in eval mode; no parameter is left at zero or one."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        lm = AutoModelForCausalLM.from_config(tiny_config(family))
+        lm = AutoModelForCausalLM.from_config(tiny_config(family, **changes))
         for parameter in lm.parameters():
             if parameter.ndim == 1:
                 parameter += 0.1 * torch.randn_like(parameter)

@@ -33,6 +33,22 @@ def said(capsys, monkeypatch, tmp_path):
             ["--model", "lightning_modules.methods.rome.RMOE"],
             "lightning_modules.methods.rome has no class 'RMOE'",
         ),
+        (["--model", "RMOE"], "there is no method 'RMOE'; do you mean 'ROME'?"),
+        (["--model.class_path=MEMTI"], "there is no method 'MEMTI'; do you mean 'MEMIT'?"),
+        (
+            ["--data", "HardCFDataModul"],
+            "there is no data module 'HardCFDataModul'; do you mean 'HardCFDataModule'?",
+        ),
+        (
+            ["--trainer.callbacks+=RestoreWeigths"],
+            "there is no callback 'RestoreWeigths'; do you mean 'RestoreWeights'?",
+        ),
+        (
+            ["--trainer.callbacks+=EarlyStoping"],
+            "there is no callback 'EarlyStoping'; do you mean 'EarlyStopping'?",
+        ),
+        (["--trainer.logger", "CSVLoger"], "there is no logger 'CSVLoger'; do you mean"),
+        (["--model.transform", "RCT"], "there is no class 'RCT'; do you mean 'RECT'?"),
         (["--data.limit", "abc"], "limit must be int or null, got abc"),
         (["--trainer.max_steps", "abc"], "trainer.max_steps must be int, got abc"),
         (["--config", "c_rme.yaml"], "there is no config 'c_rme.yaml'; do you mean 'c_rome.yaml'?"),
@@ -48,6 +64,16 @@ def test_a_misspelt_key_of_a_config_is_found_too(said, tmp_path):
     assert (
         said_of_key == "error: there is no option 'trainer.devces'; do you mean 'trainer.devices'?"
     )
+
+
+def test_a_misspelt_class_of_a_config_is_found_too(said, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("model: {class_path: RMOE}\n")
+    sentence = "error: there is no method 'RMOE'; do you mean 'ROME'?"
+    assert said("fit", "--config", str(own)) == sentence
+    own.write_text("trainer:\n  callbacks+:\n    - class_path: RestoreWeigths\n")
+    sentence = "error: there is no callback 'RestoreWeigths'; do you mean 'RestoreWeights'?"
+    assert said("fit", "--config", "rome.yaml", "--config", str(own)) == sentence
 
 
 def test_a_misspelt_verb(said):

@@ -54,6 +54,16 @@ def test_there_are_as_many_normal_requests_as_hard_ones(files):
     assert ids(files, sample="normal", limit=1) == [1]
 
 
+def test_the_number_of_normal_requests_can_be_given(files):
+    assert ids(files, sample="normal", normal_cases=4) == [1, 3, 5, 7]
+    assert ids(files, sample="both", normal_cases=3) == [2, 6, 1, 3, 5]
+    assert ids(files, sample="both") == [2, 6, 1, 3]
+    with pytest.raises(ValueError, match=r"are hard and 4 normal, but 5 normal ones are asked for"):
+        ids(files, sample="normal", normal_cases=5)
+    with pytest.raises(ValueError, match="normal_cases must be positive, got 0"):
+        ids(files, normal_cases=0)
+
+
 def test_a_seed_draws_both_samples(files):
     drawn = {tuple(ids(files, sample="normal", seed=seed)) for seed in range(9)}
     assert len(drawn) > 3
