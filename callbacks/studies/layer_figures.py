@@ -57,7 +57,7 @@ def trace_figure(
 
 
 def _mark_peak(axes: Axes, effects: np.ndarray, layers: Sequence[int]) -> None:
-    role, place = np.unravel_index(np.nanargmax(effects), effects.shape)
+    role, place = divmod(int(np.nanargmax(effects)), effects.shape[1])
     axes.plot(layers[place], role, "o", color="white", markeredgecolor="black", markersize=5)
     name = f"{effects[role, place]:.2f}"
     near_end = layers[place] > (layers[0] + layers[-1]) / 2

@@ -9,7 +9,7 @@ from data_modules.records import EditRequest
 
 from ..editing.edited_weights import Update
 from ..editing.editor import Editor
-from ..language_model.layout import blocks
+from ..language_model.layout import blocks, output_map
 
 
 class LayerStudy(Editor):
@@ -40,36 +40,53 @@ class LayerStudy(Editor):
         self.stride = stride
 
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Takes a model, to begin in the first layer."""
+        """Takes a model, to begin in the first layer.
+
+        Raises:
+            ValueError: if a layer does not exist.
+        """
         self.layers = self.layers or list(range(0, len(blocks(lm)), self.stride))
-        self.lm = lm
+        for layer in self.layers:
+            output_map(lm, layer)
+        self.lm, self.tokenizer = lm, tokenizer
         self.turn_to(self.layers[0])
-        super().attach(lm, tokenizer)
 
     def turn_to(self, layer: int) -> None:
-        """Makes the method anew, for another layer of the same model."""
-        self.layer = layer
-        self.editor = self.method(layer)
-        self.editor.lm = self.lm
+        """Makes the method anew, for another layer of the unedited model."""
+        self.layer, self.editor = layer, self.method(layer)
+        self.editor.lm = self.lm  # it is asked for its weights
+        super().attach(self.lm, self.tokenizer)
+        self.editor.borrow(self)
+        self.transform, self.sweep = self.editor.transform, None
 
     def on_fit_start(self) -> None:
         """Lets the run have an epoch for each layer."""
+        super().on_fit_start()
         self.trainer.fit_loop.max_epochs = len(self.layers)
 
     def on_train_epoch_start(self) -> None:
-        """Goes on to the epoch's layer, from the unedited model."""
-        self.restore()
-        self.turn_to(self.layers[self.current_epoch])
-        super().attach(self.lm, self.tokenizer)
-        self.sweep = None
-        self.editor.borrow(self)
+        """Goes on to the epoch's layer."""
+        layer = self.layers[self.current_epoch]
+        if layer != self.layer:
+            self.restore()
+            self.turn_to(layer)
+            self.prepare()
+
+    def prepare(self) -> None:
+        """Makes what the method needs in the present layer."""
+        self.editor.share = self.share
         self.editor.prepare()
 
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
         """The method's edit in the present layer."""
         self.record |= {"method": type(self.editor).__name__, "layer": self.layer}
-        self.editor.record = self.record
+        self.editor.record, self.editor.history = self.record, self.history
         yield from self.editor.edit(requests)
+
+    def worded(self, request: EditRequest) -> EditRequest:
+        """The request in the words in which the method has it judged."""
+        self.editor.record = self.record
+        return self.editor.worded(request)
 
     def edited_weights(self) -> list[str]:
         """Those that the method edits in the present layer."""
@@ -80,5 +97,11 @@ class LayerStudy(Editor):
         self.editor.look_ahead(batches)
 
     def card(self) -> dict[str, Any]:
-        """Adds the method and the layers."""
-        return super().card() | {"method": type(self.editor).__name__, "layers": self.layers}
+        """What the method says of itself, with all layers in the place of its own."""
+        own = {name: fact for name, fact in self.editor.card().items() if name != "weights"}
+        return own | {"layers": self.layers}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on in the layer of the checkpoint."""
+        self.turn_to(self.layers[checkpoint["epoch"]])
+        super().on_load_checkpoint(checkpoint)

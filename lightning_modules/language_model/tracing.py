@@ -152,9 +152,8 @@ def states(lm: PreTrainedModel, fact: Fact, noise: Tensor) -> States:
         found = probability(lm, fact, noise)
     outputs = {name: first_of(output) for name, (_, output) in seen.items()}
     shape = (len(noise), len(fact.tokens), -1)
-    return States(
-        *([outputs[kind, layer].reshape(shape) for layer in layers] for kind in KINDS), found
-    )
+    kinds = {kind: [outputs[kind, at].reshape(shape) for at in layers] for kind in KINDS}
+    return States(**kinds, probability=found)
 
 
 def probability(lm: PreTrainedModel, fact: Fact, noise: Tensor) -> Tensor:
