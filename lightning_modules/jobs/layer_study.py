@@ -9,7 +9,11 @@ from data_modules.records import EditRequest
 
 from ..editing.edited_weights import Update
 from ..editing.editor import Editor
+from ..editing.record import declare
+from ..editing.record_fields import Field
 from ..language_model.layout import blocks, output_map
+
+declare(Field("layer", int, "from 0", "The layer of a layer study's edit.", "LayerStudy"))
 
 
 class LayerStudy(Editor):
