@@ -1,11 +1,12 @@
 """The table and the heat maps of causal tracing."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_modules.editing.layer_choice import keep_result
@@ -60,37 +61,64 @@ class LayerTrace(L.Callback):
                 f"{pl_module.lm_name!r} states none of the {len(asked)} facts, and only facts that "
                 "it knows can be traced; give others by --data.path, or more by --data.limit null"
             )
-        if not trainer.is_global_zero:
-            return
+        if trainer.is_global_zero:
+            self.write(trainer, pl_module, known, len(asked))
+
+    def write(
+        self,
+        trainer: L.Trainer,
+        module: LayerTracing,
+        known: Sequence[Mapping[str, Any]],
+        asked: int,
+    ) -> None:
+        """Writes, draws and stores what the known ones of the facts asked for come to."""
         folder = folder_of(trainer)
         folder.mkdir(parents=True, exist_ok=True)
         effects, counts = average(known)
-        card = pl_module.card()
-        layers = card["layers"]
-        low, high = restored_range(effects["mlp"][LAST_SUBJECT].tolist())
+        card = module.card()
         found = {
             **card,
-            "asked": len(asked),
+            "asked": asked,
             "known": len(known),
-            "clean": mean(known, "clean"),
-            "corrupted": mean(known, "corrupted"),
+            "clean": fmean(row["clean"] for row in known),
+            "corrupted": fmean(row["corrupted"] for row in known),
             "tokens": dict(zip(ROLES, counts.tolist(), strict=True)),
-            "range": [layers[low], layers[high]],
+            "range": traced_range(effects["mlp"][LAST_SUBJECT].tolist(), card["layers"]),
             "effects": {kind: table(means) for kind, means in effects.items()},
             "case_ids": [row["case_id"] for row in known],
         }
         write_json(folder / "trace.json", found)
-        publish(trainer, trace_figure(effects, counts, layers, card["window"]), "trace")
-        why = (
-            f"where restored MLPs bring back most at the subject's last token ({len(known)} facts)"
-        )
-        stored = {"range": found["range"], "why": why}
-        file = keep_result(pl_module.lm_name, pl_module.fingerprint, "trace", stored)
+        publish(trainer, trace_figure(effects, counts, card["layers"], card["window"]), "trace")
         rank_zero_info(
-            f"{len(known)} of {len(asked)} facts are known; their answers have probability "
-            f"{found['clean']:.3f}, with noise {found['corrupted']:.3f}. Layers {layers[low]} to "
-            f"{layers[high]}: {why}. Table: {folder / 'trace.json'}. For `layer: auto`: {file}"
+            f"{len(known)} of {asked} facts are known; their answers have probability "
+            f"{found['clean']:.3f}, with noise {found['corrupted']:.3f}. Table: "
+            f"{folder / 'trace.json'}"
         )
+        self.store(module, found)
+
+    def store(self, module: LayerTracing, found: Mapping[str, Any]) -> None:
+        """Keeps the range for ``layer: auto``, or says why there is none."""
+        if found["range"] is None:
+            rank_zero_warn(
+                "nothing is stored for `layer: auto`: restored MLPs bring none of the answers back "
+                "at the subject's last token"
+            )
+            return
+        why = (
+            "where restored MLPs bring back most of an answer at the subject's last token, over "
+            f"{found['known']} facts"
+        )
+        result = {"range": found["range"], "why": why}
+        file = keep_result(module.lm_name, module.fingerprint, "trace", result)
+        low, high = found["range"]
+        rank_zero_info(f"Layers {low} to {high} are {why}. Stored for `layer: auto`: {file}")
+
+
+def traced_range(effects: Sequence[float], layers: Sequence[int]) -> list[int] | None:
+    """First and last of the layers around the peak; None if no effect is positive."""
+    if max(effects) <= 0:
+        return None
+    return [layers[place] for place in restored_range(effects)]
 
 
 def average(known: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Tensor], Tensor]:
@@ -103,11 +131,6 @@ def average(known: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Tensor], Tens
     }
     counts = stacked["hidden"][..., 0].isfinite().sum(0)
     return {kind: effects.nanmean(0) for kind, effects in stacked.items()}, counts
-
-
-def mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
-    """Of one figure."""
-    return sum(row[name] for row in rows) / len(rows)
 
 
 def table(effects: Tensor) -> dict[str, list[float | None]]:

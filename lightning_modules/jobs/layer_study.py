@@ -11,7 +11,7 @@ from ..editing.edited_weights import Update
 from ..editing.editor import Editor
 from ..editing.record import declare
 from ..editing.record_fields import Field
-from ..language_model.layout import blocks, output_map
+from ..language_model.layout import blocks, layer_of, output_map
 
 declare(Field("layer", int, "from 0", "The layer of a layer study's edit.", "LayerStudy"))
 
@@ -22,7 +22,7 @@ class LayerStudy(Editor):
     Edits are to stand alone (RestoreWeights). The journal's lines tell their ``layer``.
 
     Args:
-        method: a method of one layer, such as ROME; its options but for the layer.
+        method: its class and options, but for its layer, which must be the first one.
         layers: which; every ``stride``-th of the model's if null.
         stride: from one layer to the next.
     """
@@ -31,7 +31,7 @@ class LayerStudy(Editor):
 
     def __init__(
         self,
-        method: Callable[[int], Editor],
+        method: Callable[[Any], Editor],
         layers: list[int] | None = None,
         stride: int = 1,
         **options: Any,
@@ -56,12 +56,28 @@ class LayerStudy(Editor):
         self.turn_to(self.layers[0])
 
     def turn_to(self, layer: int) -> None:
-        """Makes the method anew, for another layer of the unedited model."""
-        self.layer, self.editor = layer, self.method(layer)
+        """Makes the method anew, for another layer of the unedited model.
+
+        Raises:
+            ValueError: if it does not edit this layer alone.
+        """
+        self.layer, self.editor = layer, self.made(layer)
         self.editor.lm = self.lm  # it is asked for its weights
+        if {layer_of(self.lm, name) for name in self.editor.edited_weights()} != {layer}:
+            raise ValueError(
+                f"{type(self.editor).__name__} does not take a layer as its first option; study a "
+                "method that does, such as ROME, EMMET or FineTuning"
+            )
         super().attach(self.lm, self.tokenizer)
         self.editor.borrow(self)
         self.transform, self.sweep = self.editor.transform, None
+
+    def made(self, layer: int) -> Editor:
+        """The method in a layer; some take a number, some a list."""
+        try:
+            return self.method(layer)
+        except TypeError:
+            return self.method([layer])
 
     def on_fit_start(self) -> None:
         """Lets the run have an epoch for each layer."""

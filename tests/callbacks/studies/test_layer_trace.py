@@ -5,7 +5,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from callbacks.studies.layer_trace import LayerTrace, average
+from callbacks.studies.layer_trace import LayerTrace, average, traced_range
 from lightning_modules.editing.layer_choice import chosen_layer
 from lightning_modules.functional.causal_trace import ROLES
 from lightning_modules.jobs.layer_tracing import LayerTracing
@@ -91,3 +91,18 @@ def test_a_model_that_knows_none_of_the_facts_is_told_in_one_sentence(lm, tmp_pa
 def test_an_editor_traces_nothing(lm, tmp_path):
     with pytest.raises(ValueError, match=r"LayerTrace needs .*LayerTracing.*take trace\.yaml"):
         trainer_in(tmp_path, [LayerTrace()]).predict(ROME(lm=lm, **METHOD), data_of())
+
+
+@pytest.mark.parametrize(
+    ("effects", "ends"),
+    [([0.1, 0.4, 1.0, 0.6, 0.2], [4, 6]), ([0.0, 0.0, 0.0], None), ([-0.2, -0.1], None)],
+)
+def test_the_range_is_of_layers_and_needs_an_effect(effects, ends):
+    assert traced_range(effects, [0, 2, 4, 6, 8]) == ends
+
+
+def test_no_range_is_stored_where_nothing_is_brought_back(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="nothing is stored for `layer: auto`"):
+        LayerTrace().store(None, {"range": None})
+    assert not (tmp_path / "cache").exists()

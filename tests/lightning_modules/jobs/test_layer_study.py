@@ -7,8 +7,10 @@ from callbacks.keeping.checkpoint import EditCheckpoint
 from callbacks.keeping.run_folder import read_journal
 from callbacks.watching.restore import RestoreWeights
 from lightning_modules.jobs.layer_study import LayerStudy
+from lightning_modules.methods.memit import MEMIT
 from lightning_modules.methods.rome import ROME
 from tests.callbacks.runs import METHOD, REQUESTS, data_of, tiny_lm, trainer_in, watching
+from train import main
 
 OPTIONS = {name: value for name, value in METHOD.items() if name != "layer"}
 FIGURES = ("case_id", "layer", "perplexity", "efficacy", "denominator", "value_loss", "method")
@@ -94,3 +96,15 @@ def test_a_layer_that_the_model_does_not_have_is_refused_at_once(lm):
 def test_a_stride_that_leads_nowhere():
     with pytest.raises(ValueError, match="stride must be positive, got 0"):
         LayerStudy(method, stride=0)
+
+
+def test_a_method_whose_first_option_is_no_layer_is_refused(lm):
+    with pytest.raises(ValueError, match="MEMIT does not take a layer as its first option"):
+        LayerStudy(lambda _: MEMIT(layers=[0, 1]), lm=lm).configure_model()
+
+
+def test_a_method_is_named_on_the_command_line_with_its_options(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    chosen = ["--model.method", "FineTuning", "--model.method.steps", "7", "--model.layers", "[3]"]
+    module = main(["--config", "layer-study.yaml", *chosen], run=False).model
+    assert (module.layers, module.made(3).layers, module.made(3).steps) == ([3], [3], 7)
