@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from torch import Tensor
 
 from lightning_modules.functional.causal_trace import ROLES
@@ -88,10 +88,14 @@ def study_figure(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, float
     _curve(middle, rows, "perplexity_highest", "x:", ALARM, "worst edit")
     if "perplexity" in baseline:
         middle.axhline(baseline["perplexity"], color=FAINT, linestyle="--", label="unedited")
-    middle.set(ylabel="perplexity of watched text", yscale="log")
+    middle.set(ylabel="perplexity of watched text")
     _curve(right, rows, "denominator", "o-", INK, "mean")
     _curve(right, rows, "denominator_lowest", "x:", ALARM, "lowest")
-    right.set(ylabel="denominator", yscale="log")
+    right.set(ylabel="denominator")
+    for axes in (middle, right):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     for axes in (left, middle, right):
         axes.set(xlabel="edited layer")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
