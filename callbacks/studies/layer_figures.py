@@ -1,0 +1,119 @@
+"""Pictures of layers: what restored states bring back, and what edits in each layer do."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, MaxNLocator
+from torch import Tensor
+
+from lightning_modules.functional.causal_trace import ROLES
+
+from ..watching.figures import ALARM, CEILING, FAINT, INK
+
+LINES = {"efficacy": "o-", "paraphrase": "s--", "neighborhood": "^:"}
+
+
+def trace_figure(
+    effects: Mapping[str, Tensor], counts: Tensor, layers: Sequence[int], window: int
+) -> Figure:
+    """Heat maps of average indirect effects, token role by layer, on one scale.
+
+    Args:
+        effects: ``(roles, layers)`` each, by kind of state.
+        counts: ``(roles,)``, facts that have the role.
+        layers: that were traced.
+        window: layers in which outputs were restored together.
+    """
+    titles = {
+        "hidden": "one hidden state",
+        "mlp": f"MLP outputs, {window} layers around",
+        "attention": f"attention outputs, {window} layers around",
+    }
+    top = max(float(np.nanmax(found.numpy())) for found in effects.values())
+    figure = Figure(figsize=(13, 3.4), layout="constrained")
+    grid = figure.subplots(1, len(effects), sharey=True, squeeze=False)[0]
+    step = layers[1] - layers[0] if len(layers) > 1 else 1
+    for axes, (kind, found) in zip(grid, effects.items(), strict=True):
+        image = axes.imshow(
+            found.numpy(),
+            cmap="Greys",  # also the darkest cells are the largest without colours
+            vmin=0,
+            vmax=top,
+            aspect="auto",
+            interpolation="nearest",
+            extent=(layers[0] - step / 2, layers[-1] + step / 2, len(ROLES) - 0.5, -0.5),
+        )
+        axes.set(title=titles[kind], xlabel="layer")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _mark_peak(axes, found.numpy(), layers)
+    labels = [f"{role} ({count})" for role, count in zip(ROLES, counts.tolist(), strict=True)]
+    grid[0].set_yticks(range(len(ROLES)), labels)
+    figure.colorbar(image, ax=list(grid), label="average indirect effect", extend="min")
+    return figure
+
+
+def _mark_peak(axes: Axes, effects: np.ndarray, layers: Sequence[int]) -> None:
+    role, place = divmod(int(np.nanargmax(effects)), effects.shape[1])
+    axes.plot(layers[place], role, "o", color="white", markeredgecolor="black", markersize=5)
+    name = f"{effects[role, place]:.2f}"
+    near_end = layers[place] > (layers[0] + layers[-1]) / 2
+    axes.annotate(
+        name,
+        (layers[place], role),
+        xytext=(-7 if near_end else 7, 0),
+        textcoords="offset points",
+        ha="right" if near_end else "left",
+        va="center",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+    )
+
+
+def study_figure(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, float]) -> Figure:
+    """Scores, perplexity and denominators of single edits over the layer they are made in.
+
+    Args:
+        rows: by layer, as ``layers.json`` has them.
+        baseline: figures of the unedited model.
+    """
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    for name, line in LINES.items():
+        _curve(left, rows, name, line, INK if name == "efficacy" else "black")
+    left.set(ylabel="mean over edits", ylim=(-0.03, 1.03))
+    _curve(middle, rows, "perplexity", "o-", INK, "mean")
+    _curve(middle, rows, "perplexity_highest", "x:", ALARM, "worst edit")
+    if "perplexity" in baseline:
+        middle.axhline(baseline["perplexity"], color=FAINT, linestyle="--", label="unedited")
+    middle.set(ylabel="perplexity of watched text")
+    _curve(right, rows, "denominator", "o-", INK, "mean")
+    _curve(right, rows, "denominator_lowest", "x:", ALARM, "lowest")
+    right.set(ylabel="denominator")
+    for axes in (middle, right):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    for axes in (left, middle, right):
+        axes.set(xlabel="edited layer")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(frameon=False)
+    return figure
+
+
+def _curve(
+    axes: Axes,
+    rows: Sequence[Mapping[str, Any]],
+    name: str,
+    line: str,
+    color: str,
+    label: str | None = None,
+) -> None:
+    told = [(row["layer"], min(row[name], CEILING)) for row in rows if name in row]
+    told = [(layer, value) for layer, value in told if not math.isnan(value)]
+    if told:
+        axes.plot(*zip(*told, strict=True), line, color=color, label=label or name, markersize=4)

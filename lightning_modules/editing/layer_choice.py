@@ -1,0 +1,124 @@
+"""Which layer ``auto`` stands for: the one that a stored study or trace of this model names."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from ..language_model.loading import artefact_file
+
+KIND = "layers"
+Auto = Literal["auto"]
+
+
+def chosen_layer(option: int | Auto, lm_name: str, model: str, depth: int) -> int:
+    """The layer itself, or for ``auto`` the one that was found best; says which one and why.
+
+    A layer study's best layer comes first, then the middle of a causal trace's range.
+
+    Args:
+        option: as the user gave it.
+        lm_name: the model's name.
+        model: the model's fingerprint.
+        depth: number of the model's layers.
+
+    Raises:
+        FileNotFoundError: if nothing is stored for ``auto``.
+        ValueError: if what is stored is damaged, of another model, or names no layer of this one.
+    """
+    if option != "auto":
+        return option
+    file = artefact_file(KIND, None, lm_name, model, ".json")
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"layer auto: nothing is stored for {lm_name!r} at {file}; {_commands(lm_name)}, or "
+            "name the layer"
+        )
+    found = _read(file, lm_name, model)
+    layer, why = _named(found)
+    if not 0 <= layer < depth:
+        raise ValueError(
+            f"{file} names layer {layer}, but {lm_name!r} has {depth}; delete the file, then "
+            f"{_commands(lm_name)}"
+        )
+    rank_zero_info(f"layer auto is layer {layer}: {why} ({file})")
+    return layer
+
+
+def chosen_layers(
+    option: Sequence[int] | Auto, width: int, lm_name: str, model: str, depth: int
+) -> list[int]:
+    """The layers themselves, or for ``auto`` a range that ends at the layer of ``auto``.
+
+    Args:
+        option: as the user gave it.
+        width: number of layers in the range; fewer where the model begins.
+        lm_name: the model's name.
+        model: the model's fingerprint.
+        depth: number of the model's layers.
+    """
+    if option != "auto":
+        return sorted(set(option))
+    last = chosen_layer(option, lm_name, model, depth)
+    return list(range(max(0, last - width + 1), last + 1))
+
+
+def keep_result(lm_name: str, model: str, name: Literal["study", "trace"], result: dict) -> Path:
+    """Stores what a study or a trace found, beside what is there of the same model.
+
+    Args:
+        lm_name: the model's name.
+        model: the model's fingerprint.
+        name: of the experiment.
+        result: of a study ``layer`` and ``why``, of a trace ``range`` and ``why``.
+    """
+    file = artefact_file(KIND, None, lm_name, model, ".json")
+    try:
+        kept = _read(file, lm_name, model) if file.is_file() else {}
+    except ValueError:
+        kept = {}
+    content = {"lm": lm_name, "fingerprint": model, **kept, name: result}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.replace(file)
+    return file
+
+
+def _named(found: dict[str, Any]) -> tuple[int, str]:
+    """A stored result's layer, and why it is that one."""
+    if "study" in found:
+        return found["study"]["layer"], found["study"]["why"]
+    low, high = found["trace"]["range"]
+    return (low + high) // 2, f"the middle of layers {low} to {high}, {found['trace']['why']}"
+
+
+def _read(file: Path, lm_name: str, model: str) -> dict[str, Any]:
+    """What is stored of a model.
+
+    Raises:
+        ValueError: if it is damaged or of another model.
+    """
+    try:
+        found = json.loads(file.read_text("utf-8"))
+        _named(found)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{file} holds no layer study or trace ({type(error).__name__}: {error}); delete it, "
+            f"then {_commands(lm_name)}"
+        ) from error
+    if found.get("fingerprint") != model:
+        raise ValueError(
+            f"{file} is of a model with other weights than {lm_name!r}; delete it, then "
+            f"{_commands(lm_name)}"
+        )
+    return found
+
+
+def _commands(lm_name: str) -> str:
+    return (
+        f"run `python train.py fit --config layer-study.yaml --model.lm {lm_name}` or, faster, "
+        f"`python train.py predict --config trace.yaml --model.lm {lm_name}`"
+    )

@@ -1,0 +1,127 @@
+"""The same edits in one layer after another, to see which layer suits a method."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from data_modules.records import EditRequest
+
+from ..editing.edited_weights import Update
+from ..editing.editor import Editor
+from ..editing.record import declare
+from ..editing.record_fields import Field
+from ..language_model.layout import blocks, layer_of, output_map
+
+declare(Field("layer", int, "from 0", "The layer of a layer study's edit.", "LayerStudy"))
+
+
+class LayerStudy(Editor):
+    """Edits every request in every layer: an epoch is a layer, its edits those of the method there.
+
+    Edits are to stand alone (RestoreWeights). The journal's lines tell their ``layer``.
+
+    Args:
+        method: its class and options, but for its layer, which must be the first one.
+        layers: which; every ``stride``-th of the model's if null.
+        stride: from one layer to the next.
+    """
+
+    editor: Editor
+
+    def __init__(
+        self,
+        method: Callable[[Any], Editor],
+        layers: list[int] | None = None,
+        stride: int = 1,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if stride <= 0:
+            raise ValueError(f"stride must be positive, got {stride}")
+        self.method = method
+        self.layers = layers or []
+        self.stride = stride
+
+    def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Takes a model, to begin in the first layer.
+
+        Raises:
+            ValueError: if a layer does not exist.
+        """
+        self.layers = self.layers or list(range(0, len(blocks(lm)), self.stride))
+        for layer in self.layers:
+            output_map(lm, layer)
+        self.lm, self.tokenizer = lm, tokenizer
+        self.turn_to(self.layers[0])
+
+    def turn_to(self, layer: int) -> None:
+        """Makes the method anew, for another layer of the unedited model.
+
+        Raises:
+            ValueError: if it does not edit this layer alone.
+        """
+        self.layer, self.editor = layer, self.made(layer)
+        self.editor.lm = self.lm  # it is asked for its weights
+        if {layer_of(self.lm, name) for name in self.editor.edited_weights()} != {layer}:
+            raise ValueError(
+                f"{type(self.editor).__name__} does not take a layer as its first option; study a "
+                "method that does, such as ROME, EMMET or FineTuning"
+            )
+        super().attach(self.lm, self.tokenizer)
+        self.editor.borrow(self)
+        self.transform, self.sweep = self.editor.transform, None
+
+    def made(self, layer: int) -> Editor:
+        """The method in a layer; some take a number, some a list."""
+        try:
+            return self.method(layer)
+        except TypeError:
+            return self.method([layer])
+
+    def on_fit_start(self) -> None:
+        """Lets the run have an epoch for each layer."""
+        super().on_fit_start()
+        self.trainer.fit_loop.max_epochs = len(self.layers)
+
+    def on_train_epoch_start(self) -> None:
+        """Goes on to the epoch's layer."""
+        layer = self.layers[self.current_epoch]
+        if layer != self.layer:
+            self.restore()
+            self.turn_to(layer)
+            self.prepare()
+
+    def prepare(self) -> None:
+        """Makes what the method needs in the present layer."""
+        self.editor.share = self.share
+        self.editor.prepare()
+
+    def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
+        """The method's edit in the present layer."""
+        self.record |= {"method": type(self.editor).__name__, "layer": self.layer}
+        self.editor.record, self.editor.history = self.record, self.history
+        yield from self.editor.edit(requests)
+
+    def worded(self, request: EditRequest) -> EditRequest:
+        """The request in the words in which the method has it judged."""
+        self.editor.record = self.record
+        return self.editor.worded(request)
+
+    def edited_weights(self) -> list[str]:
+        """Those that the method edits in the present layer."""
+        return self.editor.edited_weights()
+
+    def look_ahead(self, batches: Sequence[Sequence[EditRequest]]) -> None:
+        """Lets the method work on coming edits at once."""
+        self.editor.look_ahead(batches)
+
+    def card(self) -> dict[str, Any]:
+        """What the method says of itself, with all layers in the place of its own."""
+        own = {name: fact for name, fact in self.editor.card().items() if name != "weights"}
+        return own | {"layers": self.layers}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on in the layer of the checkpoint."""
+        self.turn_to(self.layers[checkpoint["epoch"]])
+        super().on_load_checkpoint(checkpoint)

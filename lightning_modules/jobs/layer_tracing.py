@@ -1,0 +1,132 @@
+"""Causal tracing: which states of a model carry the facts that it knows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_modules.records import EditRequest
+
+from ..editing.watched import WatchedModel
+from ..functional.causal_trace import mean_by_role, token_roles, usual_window
+from ..language_model.layout import blocks
+from ..language_model.tokens import target_span
+from ..language_model.tracing import Fact, fact_of, subject_embeddings, trace
+
+
+class LayerTracing(WatchedModel):
+    """Under ``predict``, traces the requests' true facts through the unedited model.
+
+    Noise on the embeddings of the subject takes the answer away. One state of the clean run, put
+    back at one token and layer, brings some of it back: its indirect effect. The state is a
+    block's output, or the outputs of the MLPs, or of the attention, of a window of layers. The
+    answer stands for its first token, as in the paper. Facts that the model does not state, all
+    tokens of the true answer being its greedy choice, are left out.
+
+    Args:
+        noise: its standard deviation, as a multiple of that of all subjects' embeddings.
+        samples: of noise, over which probabilities are averaged.
+        window: layers whose MLP or attention outputs are restored together; 10, or a fifth of the
+            model's layers if that is less, if null.
+        stride: from one layer that is traced to the next.
+
+    Raises:
+        ValueError: if one of them is not positive.
+    """
+
+    def __init__(
+        self,
+        noise: float = 3.0,
+        samples: int = 10,
+        window: int | None = None,
+        stride: int = 1,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        sizes = {"noise": noise, "samples": samples, "window": window, "stride": stride}
+        for name, number in sizes.items():
+            if number is not None and number <= 0:
+                raise ValueError(f"{name} must be positive, got {number}")
+        self.noise = noise
+        self.samples = samples
+        self.window = window
+        self.stride = stride
+        self.deviation = 0.0
+
+    def lowest_layer(self) -> int:
+        """Nothing is edited; hidden states are wanted from the first layer on."""
+        return 0
+
+    def on_predict_start(self) -> None:
+        """Measures how far the embeddings of all subjects spread."""
+        loader: Any = self.trainer.predict_dataloaders
+        facts = self.facts([request for batch in loader for request in batch])
+        found = subject_embeddings(self.lm, facts)
+        sums = torch.tensor([found.numel(), found.sum(), found.square().sum()]).double()
+        count, total, squares = self.trainer.strategy.reduce(sums.to(self.device), reduce_op="sum")
+        self.deviation = float((squares / count - (total / count) ** 2).sqrt())
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers that are traced."""
+        return list(range(0, len(blocks(self.lm)), self.stride))
+
+    @property
+    def width(self) -> int:
+        """Layers of a window."""
+        return self.window or usual_window(len(blocks(self.lm)))
+
+    def facts(self, requests: Sequence[EditRequest]) -> list[Fact]:
+        """The facts of those requests that have a true answer."""
+        return [fact_of(self.tokenizer, request) for request in requests if request.target_true]
+
+    def predict_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
+        """Per request its ``case_id`` and whether the fact is ``known``; if so, its trace."""
+        known = self.known(batch)
+        return [
+            {"case_id": request.case_id, "known": False}
+            if request not in known
+            else {"case_id": request.case_id, "known": True} | self.traced(request)
+            for request in batch
+        ]
+
+    def known(self, requests: Sequence[EditRequest]) -> set[EditRequest]:
+        """Requests whose true answer is what the model says, token by token."""
+        asked = [request for request in requests if request.target_true]
+        spans = [target_span(self.tokenizer, r.text, r.target_true) for r in asked]
+        scores = self.score(spans)
+        right = (scores.greedy == scores.length).tolist()
+        return {request for request, knows in zip(asked, right, strict=True) if knows}
+
+    def traced(self, request: EditRequest) -> dict[str, Any]:
+        """Probability of the answer, clean and corrupted, and effects by kind, role and layer."""
+        (fact,) = self.facts([request])
+        noise = self.noise_of(request, fact)
+        found = trace(self.lm, fact, noise, self.width, self.layers)
+        roles = token_roles(fact.first, fact.last, len(fact.tokens))
+        return {
+            "clean": found.clean,
+            "corrupted": found.corrupted,
+            "effects": {kind: mean_by_role(e, roles) for kind, e in found.effects.items()},
+        }
+
+    def noise_of(self, request: EditRequest, fact: Fact) -> Tensor:
+        """A fact's samples of noise ``(n, s, d)``, the same whatever is traced before it."""
+        chance = torch.Generator().manual_seed(self.seed * 1_000_003 + request.case_id)
+        width = self.lm.get_input_embeddings().embedding_dim
+        shape = (self.samples, fact.last + 1 - fact.first, width)
+        drawn = torch.randn(shape, generator=chance)
+        return (self.noise * self.deviation * drawn).to(self.device)
+
+    def card(self) -> dict[str, Any]:
+        """Adds how the noise was drawn and the width of the window."""
+        return super().card() | {
+            "noise": {
+                "multiple": self.noise,
+                "deviation": self.deviation,
+                "samples": self.samples,
+            },
+            "window": self.width,
+            "layers": self.layers,
+        }

@@ -1,0 +1,88 @@
+import json
+
+import pytest
+
+from lightning_modules.editing import layer_choice
+from lightning_modules.editing.layer_choice import chosen_layer, chosen_layers, keep_result
+
+LM, MODEL, DEPTH = "some/model", "abcdef0123456789", 30
+STUDY = {"layer": 6, "why": "the best of a layer study of 90 edits with ROME"}
+TRACE = {"range": [3, 8], "why": "where restored MLPs bring back most"}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What the user is told."""
+    sentences = []
+    monkeypatch.setattr(layer_choice, "rank_zero_info", sentences.append)
+    return sentences
+
+
+def chosen(option="auto"):
+    return chosen_layer(option, LM, MODEL, DEPTH)
+
+
+def test_a_named_layer_is_taken_in_silence(said):
+    assert chosen(17) == 17
+    assert chosen_layers([5, 3, 5], 4, LM, MODEL, DEPTH) == [3, 5]
+    assert said == []
+
+
+def test_auto_is_the_studys_layer_and_says_why(said):
+    file = keep_result(LM, MODEL, "study", STUDY)
+    assert chosen() == 6
+    assert said == [f"layer auto is layer 6: {STUDY['why']} ({file})"]
+
+
+def test_auto_is_the_middle_of_the_traced_range_without_a_study(said):
+    keep_result(LM, MODEL, "trace", TRACE)
+    assert chosen() == 5
+    assert "the middle of layers 3 to 8, where restored MLPs" in said[0]
+
+
+@pytest.mark.parametrize("order", [("trace", "study"), ("study", "trace")])
+def test_a_study_counts_more_than_a_trace_and_both_are_kept(order):
+    for name in order:
+        file = keep_result(LM, MODEL, name, {"study": STUDY, "trace": TRACE}[name])
+    assert chosen() == 6
+    found = json.loads(file.read_text())
+    assert (found["study"], found["trace"], found["fingerprint"]) == (STUDY, TRACE, MODEL)
+
+
+@pytest.mark.parametrize(("width", "layers"), [(1, [6]), (3, [4, 5, 6]), (9, list(range(7)))])
+def test_auto_layers_end_at_the_layer_of_auto(width, layers):
+    keep_result(LM, MODEL, "study", STUDY)
+    assert chosen_layers("auto", width, LM, MODEL, DEPTH) == layers
+
+
+def test_nothing_stored_is_told_with_the_commands_that_store_something():
+    with pytest.raises(FileNotFoundError, match=r"layer-study\.yaml --model\.lm some/model.*trace"):
+        chosen()
+
+
+def test_another_models_result_is_refused():
+    file = keep_result(LM, MODEL, "study", STUDY)
+    file.write_text(file.read_text().replace(MODEL, "fedcba"))
+    with pytest.raises(ValueError, match=r"other weights than 'some/model'; delete it"):
+        chosen()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"fingerprint": "abcdef0123456789"}'])
+def test_a_damaged_file_is_refused_and_replaced(text):
+    file = keep_result(LM, MODEL, "study", STUDY)
+    file.write_text(text)
+    with pytest.raises(ValueError, match="holds no layer study or trace"):
+        chosen()
+    keep_result(LM, MODEL, "trace", TRACE)
+    assert chosen() == 5
+
+
+def test_a_layer_that_the_model_does_not_have_is_refused():
+    keep_result(LM, MODEL, "study", STUDY | {"layer": 30})
+    with pytest.raises(ValueError, match="names layer 30, but 'some/model' has 30"):
+        chosen()
