@@ -17,7 +17,7 @@ from callbacks.watching.perplexity import CorpusPerplexity
 from data_modules.meta_training import held_out
 from data_modules.records import EditRequest, one_word_first
 from docs.tables import SCORES
-from lightning_modules.methods.fine_tuning import LocalizedFineTuning
+from lightning_modules.methods.localized_fine_tuning import LocalizedFineTuning
 
 KINDS = ("normal", "one word first")
 MARKS = (1, 10, 50, 200)

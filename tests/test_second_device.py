@@ -13,7 +13,8 @@ from lightning_modules.jobs.key_statistics import KeyStatistics
 from lightning_modules.methods.alpha_edit import AlphaEdit
 from lightning_modules.methods.emmet import EMMET
 from lightning_modules.methods.encore import ENCORE
-from lightning_modules.methods.fine_tuning import FineTuning, LocalizedFineTuning
+from lightning_modules.methods.fine_tuning import FineTuning
+from lightning_modules.methods.localized_fine_tuning import LocalizedFineTuning
 from lightning_modules.methods.memit import MEMIT
 from lightning_modules.methods.rls_edit import RLSEdit
 from lightning_modules.methods.rome import ROME, ConsistentROME, PromptOnlyROME

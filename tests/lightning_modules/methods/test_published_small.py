@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lightning_modules.functional.update_transforms import prune, rect, sphere
-from lightning_modules.methods.fine_tuning import FineTuning, LocalizedFineTuning
+from lightning_modules.methods.fine_tuning import FineTuning
+from lightning_modules.methods.localized_fine_tuning import LocalizedFineTuning
 from tests.published import Largest, Published
 
 BASES = {"log": math.e, "log2": 2.0, "log1_5": 1.5, "log1_2": 1.2}

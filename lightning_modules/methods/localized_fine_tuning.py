@@ -1,0 +1,86 @@
+"""LocFT-BF: breadth-first fine-tuning of few weights, mini-batch by mini-batch."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from data_modules.records import EditRequest
+
+from ..editing.edited_weights import Update
+from ..language_model.targets import Targets, place_targets
+from .fine_tuning import GradientEditor
+
+
+class LocalizedFineTuning(GradientEditor):
+    """LocFT-BF: breadth-first fine-tuning, each epoch one step per mini-batch of the requests.
+
+    A mini-batch is an edit and Adam's moments are its history, so that a run is ordinary training
+    of few weights over ``trainer.max_epochs``; ``loss``, the mean of an epoch, can stop it. A line
+    of the journal is a step, and its scores are those of its mini-batch just before and after;
+    ``test`` judges all requests on the final model. Each target ends with the tokenizer's EOS, if
+    it has one.
+
+    Args:
+        layers: the edited layers.
+        learning_rate: Adam's.
+        goal: loss of a mini-batch below which it takes no step.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int] = (0,),
+        learning_rate: float = 5e-4,
+        goal: float = 1e-2,
+        **options: Any,
+    ) -> None:
+        super().__init__(layers, learning_rate, **options)
+        self.goal = goal
+
+    def targets(self, requests: Sequence[EditRequest]) -> Targets:
+        """New targets and EOS, each token at its own place."""
+        end = self.tokenizer.eos_token_id
+        spans = [
+            span if end in (None, span.tokens[-1]) else span._replace(tokens=[*span.tokens, end])
+            for span in self.spans(requests)
+        ]
+        return place_targets(spans, "teacher_forced", self.device)
+
+    def training_step(self, batch: Sequence[EditRequest], batch_idx: int) -> None:
+        """Takes one step, and logs its loss for the mean of the epoch."""
+        super().training_step(batch, batch_idx)
+        self.log(
+            "loss",
+            self.record["loss"],
+            on_epoch=True,
+            on_step=False,
+            logger=False,
+            batch_size=len(batch),
+        )
+
+    def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
+        """One step of Adam, as one dense update per weight; none where the loss is low enough."""
+        changes = self.no_change()
+        loss = self.loss(changes, self.targets(requests), self.lower)
+        if loss < self.goal:
+            return
+        adam = torch.optim.Adam(changes.values(), self.learning_rate)
+        for name, change in changes.items():
+            of_weight = f"adam/{name}/"
+            adam.state[change] = {
+                key.removeprefix(of_weight): value.clone()
+                for key, value in self.history.items()
+                if key.startswith(of_weight)
+            }
+        loss.backward()
+        adam.step()
+        self.history |= {
+            f"adam/{name}/{key}": value
+            for name, change in changes.items()
+            for key, value in adam.state[change].items()
+        }
+        yield from self.updates(changes)
+
+    def card(self) -> dict[str, Any]:
+        """Adds the goal."""
+        return super().card() | {"goal": self.goal}
