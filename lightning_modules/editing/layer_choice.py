@@ -65,6 +65,11 @@ def chosen_layers(
     return list(range(max(0, last - width + 1), last + 1))
 
 
+def single(layer: int | Auto) -> Sequence[int] | Auto:
+    """One layer as a list of layers."""
+    return "auto" if layer == "auto" else [layer]
+
+
 def keep_result(lm_name: str, model: str, name: Literal["study", "trace"], result: dict) -> Path:
     """Stores what a study or a trace found, beside what is there of the same model.
 

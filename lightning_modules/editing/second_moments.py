@@ -5,7 +5,7 @@ One entry per layer: the packed moment, and in the metadata, as JSON, how it was
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,18 @@ def load_second_moment(path: str | None, lm_name: str, model: str, layer: int) -
     except ValueError as error:
         raise ValueError(f"{error}; compute it anew with: {command}") from error
     return moment
+
+
+def found_or_missing(
+    layers: Sequence[int], load: Callable[[int], Any], path: str | None, lm_name: str, model: str
+) -> str:
+    """Whether the second moments of layers are there, in words; ``load`` reads one of them."""
+    try:
+        for layer in layers:
+            load(layer)
+    except (FileNotFoundError, ValueError) as error:
+        return f"MISSING: {error}"
+    return f"found, of layers {list(layers)} in {artefact_file(KIND, path, lm_name, model)}"
 
 
 def _entry(file: Path, lm_name: str, model: str, layer: int) -> tuple[Tensor, dict[str, Any]]:

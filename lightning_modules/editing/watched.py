@@ -119,6 +119,9 @@ class WatchedModel(L.LightningModule, ABC):
         """Tokens that a prompt may be put behind."""
         return 0
 
+    def choose_layers(self) -> None:
+        """Settles which layers change, where that was left open."""
+
     @abstractmethod
     def lowest_layer(self) -> int:
         """The lowest layer that may change; below it, hidden states are constant."""
@@ -137,6 +140,7 @@ class WatchedModel(L.LightningModule, ABC):
         self.to(lm.device)
         begin_at(lm, self.first_position)
         self.fingerprint = fingerprint(lm, tokenizer)
+        self.choose_layers()
         lowest = self.lowest_layer()
         self.unedited_guesses: dict[tuple[Probe, ...], list[list[int]]] = {(): []}
         self.lower = LowerStates(lowest, self.watch_memory * 2**30, self.watch_host_memory * 2**30)

@@ -8,6 +8,7 @@ import torch
 from data_modules.records import EditRequest
 
 from ..editing.edited_weights import Update
+from ..editing.layer_choice import Auto, single
 from .batch import seek_batch
 from .key_value import KeyValueEditor
 from .spread import SpreadEditor
@@ -20,15 +21,21 @@ class EMMET(SpreadEditor):
     Values, keys and contexts are MEMIT's, of one layer, so that R is the change that was searched.
 
     Args:
-        layer: the edited layer.
+        layer: the edited layer; ``auto`` takes what a study or trace of this model has found.
         preservation: w, the weight of C.
         slack: λ, how far keys may miss their values; 0 maps them exactly.
     """
 
+    auto_width = 1
+
     def __init__(
-        self, layer: int = 1, preservation: float = 1.0, slack: float = 0.1, **options: Any
+        self, layer: int | Auto = 1, preservation: float = 1.0, slack: float = 0.1, **options: Any
     ) -> None:
-        super().__init__(system=Equality(preservation, slack), layers=[layer], **options)
+        super().__init__(
+            system=Equality(preservation, slack),
+            layers=single(layer),
+            **options,
+        )
 
 
 class BatchROME(KeyValueEditor):
@@ -38,11 +45,11 @@ class BatchROME(KeyValueEditor):
     depend on each other cannot all be met: that edit fails.
 
     Args:
-        layer: the edited layer.
+        layer: the edited layer; ``auto`` takes what a study or trace of this model has found.
     """
 
-    def __init__(self, layer: int = 1, **options: Any) -> None:
-        super().__init__(layers=[layer], **options)
+    def __init__(self, layer: int | Auto = 1, **options: Any) -> None:
+        super().__init__(layers=single(layer), **options)
         self.system = Equality(preservation=1.0, slack=0.0)
 
     def protect(self, layer: int, moment: torch.Tensor | None) -> None:

@@ -13,15 +13,15 @@ from ..editing.collapse_risk import CollapseRisk
 from ..editing.contexts import Contexts
 from ..editing.editor import Editor
 from ..editing.key_kinds import key_kinds, keyed
+from ..editing.layer_choice import Auto, chosen_layers
 from ..editing.norm_anchors import load_anchor
 from ..editing.prefixes import PromptPrefix
 from ..editing.search import Sought, ValueSearch
-from ..editing.second_moments import KIND, load_second_moment
+from ..editing.second_moments import found_or_missing, load_second_moment
 from ..functional.rank_one import factorize
 from ..functional.value_search import FoundValue, ValueSearchOptions
 from ..language_model.keys import Keyed, subject_states
-from ..language_model.layout import output_weight_name
-from ..language_model.loading import artefact_file
+from ..language_model.layout import blocks, output_weight_name
 from ..language_model.values import Located, Recorded, key_cosine, record_requests
 
 
@@ -29,7 +29,8 @@ class KeyValueEditor(Editor):
     """Edits MLP output maps so that a subject's key maps to a value that was searched for it.
 
     Args:
-        layers: the edited layers; values are searched at the last one.
+        layers: the edited layers; values are searched at the last one. ``auto`` takes those that a
+            layer study or a causal trace of this model has found.
         value: how values are searched.
         contexts: how many context templates of how many tokens, beside the plain one; by default
             as many as the method's authors take.
@@ -46,11 +47,12 @@ class KeyValueEditor(Editor):
             warning says so and the search runs uncompiled.
     """
 
+    auto_width = 1
     usual_contexts: Mapping[int, int] = {5: 10, 10: 10}
 
     def __init__(
         self,
-        layers: Sequence[int],
+        layers: Sequence[int] | Auto,
         value: ValueSearchOptions = ValueSearchOptions(),  # noqa: B008 - frozen
         contexts: dict[int, int] | None = None,
         test_prefix: PromptPrefix = PromptPrefix(),  # noqa: B008 - frozen
@@ -64,7 +66,8 @@ class KeyValueEditor(Editor):
         super().__init__(**options)
         if not layers:
             raise ValueError("layers is empty; name at least one")
-        self.layers = sorted(set(layers))
+        self.wanted_layers = layers
+        self.layers: list[int] = [] if layers == "auto" else sorted(set(layers))
         lengths = self.usual_contexts if contexts is None else contexts
         self.contexts = Contexts(lengths, test_prefix, self.seed)
         self.search = ValueSearch(value, search_together, compile_search)
@@ -73,6 +76,11 @@ class KeyValueEditor(Editor):
         self.statistics = statistics
         self.factors: dict[int, Tensor | None] = {}
         self.located: list[Located] = []
+
+    def choose_layers(self) -> None:
+        """Looks up the layers that ``auto`` stands for."""
+        where = self.lm_name, self.fingerprint, len(blocks(self.lm))
+        self.layers = chosen_layers(self.wanted_layers, self.auto_width, *where)
 
     @property
     def value_layer(self) -> int:
@@ -95,6 +103,7 @@ class KeyValueEditor(Editor):
     def borrow(self, owner: Editor) -> None:
         """Takes the model that another editor edits, for the search too."""
         super().borrow(owner)
+        self.choose_layers()
         self.search.attach(self.lm, self.tokenizer, self.value_layer)
 
     def prepare(self) -> None:
@@ -127,13 +136,8 @@ class KeyValueEditor(Editor):
         """Second moments of the edited layers."""
         if not self.keeps_moments:
             return {"second moment": "left out"}
-        try:
-            for layer in self.layers:
-                self.load_moment(layer)
-        except (FileNotFoundError, ValueError) as error:
-            return {"second moment": f"MISSING: {error}"}
-        file = artefact_file(KIND, self.statistics, self.lm_name, self.fingerprint)
-        return {"second moment": f"found, of layers {self.layers} in {file}"}
+        where = self.statistics, self.lm_name, self.fingerprint
+        return {"second moment": found_or_missing(self.layers, self.load_moment, *where)}
 
     def recorded(
         self, requests: Sequence[EditRequest], templates: Sequence[str] | None = None
@@ -170,16 +174,13 @@ class KeyValueEditor(Editor):
 
     def figures(self, located: Located, found: FoundValue) -> dict[str, Any]:
         """What the journal keeps of one request's search."""
-        figures: dict[str, Any] = {
-            "value_loss": found.losses[-1],
-            "value_steps": len(found.losses),
-            **located.figures,
-        }
+        loss, steps = found.losses[-1], len(found.losses)
+        figures: dict[str, Any] = {"value_loss": loss, "value_steps": steps, **located.figures}
         if self.search.anchor is not None:
             figures |= {"anchor": self.search.anchor, "value_scale": found.scale}
         if self.search.unmet(found):
             figures["reason"] = (
-                f"value search ended at loss {found.losses[-1]:.3g}, above its goal "
+                f"value search ended at loss {loss:.3g}, above its goal "
                 f"{self.search.options.goal:g}"
             )
         return figures

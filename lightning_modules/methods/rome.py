@@ -10,6 +10,7 @@ from torch import Tensor
 from data_modules.records import EditRequest
 
 from ..editing.edited_weights import Update
+from ..editing.layer_choice import Auto, single
 from ..functional.rank_one import rank_one_update, whiten
 from ..functional.value_search import FoundValue
 from ..language_model.values import Located
@@ -34,11 +35,11 @@ class RankOneEditor(KeyValueEditor):
     """Edits one MLP output map by a rank-one change; a subclass chooses the keys.
 
     Args:
-        layer: the edited layer.
+        layer: the edited layer; ``auto`` takes what a study or trace of this model has found.
     """
 
-    def __init__(self, layer: int = 1, **options: Any) -> None:
-        super().__init__(layers=[layer], **options)
+    def __init__(self, layer: int | Auto = 1, **options: Any) -> None:
+        super().__init__(layers=single(layer), **options)
 
     @abstractmethod
     def choose_keys(self, keys: Tensor, values: Tensor) -> RankOneKeys:

@@ -9,6 +9,7 @@ from torch import Tensor
 from data_modules.records import EditRequest
 
 from ..editing.edited_weights import Update
+from ..editing.layer_choice import Auto
 from ..functional.value_search import ValueSearchOptions
 from ..language_model.keys import subject_states
 from ..language_model.layout import norm_behind, output_weight_name
@@ -27,16 +28,18 @@ class SpreadEditor(KeyValueEditor):
 
     Args:
         system: what a layer's change solves.
-        layers: the edited layers; values are searched at the last one.
+        layers: the edited layers; values are searched at the last one. ``auto`` takes the one that a
+            study or a causal trace of this model has found, and the four before it.
         value: how values are searched.
     """
 
+    auto_width = 5
     usual_contexts = {10: 5}  # noqa: RUF012 - declared as a Mapping
 
     def __init__(
         self,
         system: System,
-        layers: Sequence[int] = (1, 2),
+        layers: Sequence[int] | Auto = (1, 2),
         value: ValueSearchOptions = ValueSearchOptions(clamp=0.75),  # noqa: B008 - frozen
         **options: Any,
     ) -> None:

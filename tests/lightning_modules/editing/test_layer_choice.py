@@ -4,6 +4,11 @@ import pytest
 
 from lightning_modules.editing import layer_choice
 from lightning_modules.editing.layer_choice import chosen_layer, chosen_layers, keep_result
+from lightning_modules.language_model.loading import fingerprint
+from lightning_modules.methods.emmet import EMMET
+from lightning_modules.methods.memit import MEMIT
+from lightning_modules.methods.rome import ROME
+from tests.tiny import tiny_tokenizer
 
 LM, MODEL, DEPTH = "some/model", "abcdef0123456789", 30
 STUDY = {"layer": 6, "why": "the best of a layer study of 90 edits with ROME"}
@@ -86,3 +91,31 @@ def test_a_layer_that_the_model_does_not_have_is_refused():
     keep_result(LM, MODEL, "study", STUDY | {"layer": 30})
     with pytest.raises(ValueError, match="names layer 30, but 'some/model' has 30"):
         chosen()
+
+
+class TestMethods:
+    """Methods that leave their layer open."""
+
+    @pytest.fixture
+    def studied(self, tiny_gpt2):
+        """A model whose layer study has found layer 2."""
+        model = fingerprint(tiny_gpt2, tiny_tokenizer())
+        keep_result("tiny", model, "study", {"layer": 2, "why": "the best"})
+        return tiny_gpt2
+
+    @pytest.mark.parametrize(
+        ("make", "layers"),
+        [
+            (lambda: ROME("auto", lm="tiny"), [2]),
+            (lambda: EMMET("auto", lm="tiny"), [2]),
+            (lambda: MEMIT(layers="auto", lm="tiny"), [0, 1, 2]),
+        ],
+    )
+    def test_auto_is_looked_up_when_the_model_is_attached(self, studied, make, layers):
+        editor = make()
+        editor.attach(studied, tiny_tokenizer())
+        assert (editor.layers, editor.lowest_layer(), editor.value_layer) == (layers, layers[0], 2)
+
+    def test_auto_without_a_result_is_refused_with_the_commands(self, tiny_gpt2):
+        with pytest.raises(FileNotFoundError, match=r"layer auto: nothing is stored for 'tiny'"):
+            ROME("auto", lm="tiny").attach(tiny_gpt2, tiny_tokenizer())
