@@ -28,8 +28,8 @@ class SpreadEditor(KeyValueEditor):
 
     Args:
         system: what a layer's change solves.
-        layers: the edited layers; values are searched at the last one. ``auto`` takes the one that a
-            study or a causal trace of this model has found, and the four before it.
+        layers: the edited layers; values are searched at the last one. ``auto`` takes the layer of
+            a study or a causal trace of this model, and the four before it.
         value: how values are searched.
     """
 
