@@ -1,4 +1,4 @@
-"""What the model writes after an edit: the answer in its own words, and how varied they are."""
+"""Free generation after an edit: whether it states the answer, and its entropy."""
 
 import re
 from collections import Counter
@@ -27,7 +27,7 @@ INSTRUCTION = Frame("Answer the question in a few words.\nQuestion: ", "\nAnswer
 
 
 class GenerationMetrics(L.Callback):
-    """Lets the model go on from a request's prompts, greedily, and reads what it writes.
+    """Generates greedily from a request's prompts and compares the texts with the target.
 
     ``efficacy_generation`` and ``paraphrase_generation`` are 1 where the text up to the first stop
     or end begins with the target, word by word, whatever the case. The model is given no token of
@@ -105,11 +105,11 @@ class GenerationMetrics(L.Callback):
         self.read.append(self.measured(pl_module, pl_module.tested(batch)))
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Logs the means over all of them, as ``retention/*``."""
+        """Logs the mean scores, as ``retention/*``."""
         log_retained(pl_module, [scores for batch in in_turn(self.read) for scores in batch])
 
     def measured(self, editor: Editor, requests: Sequence[EditRequest]) -> list[dict[str, float]]:
-        """What each request's texts tell; what they cannot is absent."""
+        """Measures of each request's texts; absent where undefined."""
         worded = [editor.worded(request) for request in requests]
         asked = [[request.text, *request.paraphrases] for request in worded]
         prompts = [prompt for own in asked for prompt in own]
@@ -209,11 +209,11 @@ def matches(
 
 
 def generation_entropy(text: str) -> float | None:
-    """Mean entropy of a text's bigrams and trigrams, the latter counting twice, in bits.
+    """Mean entropy of a text's bigrams and trigrams in bits, with weight 2 for trigrams.
 
-    ROME's fluency (Meng et al. 2022, section 3.4), which is low where a text repeats itself; the
-    most that n trigrams can have is log2 n, so texts of different length do not compare. None if
-    the text has fewer than two trigrams, which tell nothing.
+    ROME's fluency (Meng et al. 2022, section 3.4), which is low for repetitive texts. n trigrams
+    have at most log2 n, so texts of different length cannot be compared. None if the text has fewer
+    than two trigrams.
     """
     words = re.findall(r"\w+|[^\w\s]", text)
     if len(words) < 4:
