@@ -67,8 +67,7 @@ class HardCases(L.Callback):
             )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Writes from the journal, which also has other devices' edits and those before a
-        resume."""
+        """Writes from the journal, which has other devices' edits and those before a resume."""
         if not trainer.is_global_zero:
             return
         folder, data = folder_of(trainer), trainer.datamodule  # type: ignore[attr-defined] # as above
