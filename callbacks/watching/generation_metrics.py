@@ -94,14 +94,14 @@ class GenerationMetrics(L.Callback):
             pl_module.record |= mean_scores(self.measured(pl_module, batch))
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Starts anew."""
+        """Clears the scores."""
         self.on_fit_start(trainer, pl_module)
         self.read = []
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        """Adds those of the requests that were judged."""
+        """Adds the scores of a batch."""
         self.read.append(self.measured(pl_module, pl_module.tested(batch)))
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
@@ -135,7 +135,7 @@ class GenerationMetrics(L.Callback):
         return {"generation": editor.frames.judged} | own
 
     def written(self, editor: Editor, prompts: Sequence[str], frame: Frame) -> list[str]:
-        """What the model writes behind each prompt; devices that share an edit share the work."""
+        """Generated text after each prompt; devices that share an edit share the work."""
         rank, devices = editor.share
         given = [frame.around(prompt) + (frame.separator or "") for prompt in prompts]
         until = [frame.end.strip()] if frame.end else []
@@ -169,8 +169,8 @@ def reading(
     """The measures of one request.
 
     Args:
-        target: the answer wanted.
-        texts: what was written behind the prompt itself, then behind its paraphrases.
+        target: the new answer.
+        texts: generated after the prompt itself, then after its paraphrases.
         name: of the measures.
         stops: texts that end an answer.
     """

@@ -200,7 +200,7 @@ class CollapseGuard(L.Callback):
         method.record = dict(self.opened)
         method.history = dict(editor.history)
         method.edited_requests = list(editor.edited_requests)
-        with torch.inference_mode(False), torch.enable_grad():  # a validation may be going on
+        with torch.inference_mode(False), torch.enable_grad():  # this may be inside a validation
             method.make_edit(self.requests)
             scores = mean_scores(editor.judge_all(self.requests))
         editor.history, editor.edited_requests = method.history, method.edited_requests

@@ -149,7 +149,7 @@ class Editor(WatchedModel):
         self.record["seconds_edit"] = time.perf_counter() - started
 
     def begin(self) -> None:
-        """Keeps what :meth:`undo` brings back."""
+        """Stores what :meth:`undo` restores."""
         self.before = State(self.edited.snapshot(), dict(self.history), list(self.edited_requests))
         self.applied = []
 

@@ -25,8 +25,8 @@ class Entry(NamedTuple):
 
     Attributes:
         edit: its number in ``edits.jsonl``.
-        before: requests that the model held when it was made; 0 if it began from the original.
-        case_ids: of its requests.
+        before: number of requests that the model held before it; 0 for the original model.
+        case_ids: cases of its requests.
         identities: of its requests, which their case numbers need not be.
         fingerprint: of the unedited model.
         weights: the name of the parameter that each update changes.

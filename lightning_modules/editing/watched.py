@@ -151,7 +151,7 @@ class WatchedModel(L.LightningModule, ABC):
         return self.watch(batch)
 
     def watch(self, batch: WatchedText, copies: int = 1) -> Scores:
-        """Scores of watched texts, as if each stood there so many times.
+        """Scores of watched texts, each repeated ``copies`` times.
 
         A text longer than the model's positions is scored in windows of that length.
         """
@@ -171,7 +171,7 @@ class WatchedModel(L.LightningModule, ABC):
         return self._watched([begun_span(self.tokenizer, text) for text in batch.texts])
 
     def test_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
-        """Judges each edit of a checkpoint on the model as it is now; without one, all requests."""
+        """Evaluates each edit of a checkpoint on the current model; without one, all requests."""
         chosen = self.tested(batch)
         return [
             {"case_id": request.case_id, **scores}
@@ -231,7 +231,7 @@ class WatchedModel(L.LightningModule, ABC):
         return self.judge_all([request])[0]
 
     def judge_all(self, requests: Sequence[EditRequest]) -> list[dict[str, float]]:
-        """The same for several requests, which are asked together."""
+        """The same for several requests in one batch."""
         asked = [questions(self.as_judged(self.worded(request))) for request in requests]
         answered = answers(self.score, self.tokenizer, asked)
         if not self.edited_requests:

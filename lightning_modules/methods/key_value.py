@@ -197,7 +197,7 @@ class KeyValueEditor(Editor):
         ]
 
     def keyed(self, batch: Sequence[EditRequest]) -> list[Keyed]:
-        """The kinds of keys of the requests that :meth:`predict_step` has located."""
+        """All kinds of keys of the requests that :meth:`predict_step` located."""
         asked = [self.as_edited(request) for request in batch]
         kinds = [self.key_kinds(*pair) for pair in zip(asked, self.located, strict=True)]
         return keyed(self.lm, self.tokenizer, self.value_layer, asked, self.located, kinds)

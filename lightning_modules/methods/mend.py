@@ -43,7 +43,7 @@ class MEND(Editor):
         return list(self.hypernetwork.shapes)
 
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
-        """One update per weight, for all requests together, of rank the number of tokens."""
+        """One update per weight for all requests together; its rank is the number of tokens."""
         spans = [edit_span(self.tokenizer, request) for request in requests]
         factors = gradient_factors(self.lm, spans, self.edited_weights())
         for name, (left, right) in self.hypernetwork(factors).items():

@@ -70,7 +70,7 @@ class UltraEdit(Editor):
         ]
 
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
-        """One update per layer, for all requests together, of rank the number of tokens."""
+        """One update per layer for all requests together; its rank is the number of tokens."""
         spans = [edit_span(self.tokenizer, request) for request in requests]
         names = self.edited_weights()
         factors = gradient_factors(self.lm, spans, names, self.token == "ans")
