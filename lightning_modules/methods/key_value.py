@@ -173,7 +173,7 @@ class KeyValueEditor(Editor):
         return located.figures
 
     def figures(self, located: Located, found: FoundValue) -> dict[str, Any]:
-        """What the journal keeps of one request's search."""
+        """Figures of one request's search for the journal."""
         loss, steps = found.losses[-1], len(found.losses)
         figures: dict[str, Any] = {"value_loss": loss, "value_steps": steps, **located.figures}
         if self.search.anchor is not None:

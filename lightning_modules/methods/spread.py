@@ -27,7 +27,7 @@ class SpreadEditor(KeyValueEditor):
     keys are averaged in two steps: over the contexts of one length, then over the lengths.
 
     Args:
-        system: what a layer's change solves.
+        system: the equation of a layer's change.
         layers: the edited layers; values are searched at the last one. ``auto`` takes the layer of
             a study or a causal trace of this model, and the four before it.
         value: how values are searched.
