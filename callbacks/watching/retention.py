@@ -135,7 +135,7 @@ class RetentionMatrix(L.Callback):
 def edits_of(trainer: L.Trainer, editor: Editor) -> dict[int, list[EditRequest]]:
     """Requests of the edits that the model holds, by their numbers.
 
-    An edit that failed or was taken back is none of them: its requests are not among those edited.
+    An edit that failed or was undone is not among them, since its requests are not edited.
     """
     loader: Any = trainer.train_dataloader
     batches = list(loader.batch_sampler)
