@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 .DELETE_ON_ERROR:
 .PHONY: help run test lint docs benchmark methods reproduce clean
 
-help: ## list the targets
+help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv ## edit the embedded model with ROME (tensorboard --logdir runs shows it)
@@ -23,8 +23,9 @@ lint: .venv ## format, lint and types only
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
-docs: .venv ## write the pages that are made from the code (docs/journal.md)
+docs: .venv ## generate the pages made from the code (docs/journal.md, docs/architecture.svg)
 	.venv/bin/python -m docs.journal
+	.venv/bin/python -m docs.architecture
 
 benchmark: .venv ## measure speed (docs/performance.md); a quarter of an hour
 	.venv/bin/python -m tests.benchmarks

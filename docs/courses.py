@@ -1,4 +1,4 @@
-"""How a model fares under one method, edit after edit: a row of the table of docs/methods.md."""
+"""A model under one method, edit after edit: a row of the table in docs/methods.md."""
 
 import logging
 import math
@@ -21,7 +21,7 @@ from lightning_modules.methods.localized_fine_tuning import LocalizedFineTuning
 
 KINDS = ("normal", "one word first")
 MARKS = (1, 10, 50, 200)
-EVERY = 10  # edits between two looks at the perplexity, once there have been so many
+EVERY = 10  # edits between two measurements, after the first that many
 
 
 class Job(NamedTuple):
@@ -33,7 +33,7 @@ class Job(NamedTuple):
 
 
 class Course:
-    """How a model fares under edits: its perplexity, and what is left of the edits.
+    """Perplexity and retention of a model over its edits.
 
     Args:
         cli: a config's editor, data and collapse limit.
@@ -63,7 +63,7 @@ class Course:
         self.failed = 0
 
     def perplexity(self) -> float:
-        """Of the watched sentences, on the model as it is."""
+        """Perplexity of the watched sentences on the current model."""
         metric = CorpusPerplexity()
         for batch in self.data.val_dataloader():
             scores = self.editor.watch(batch)
@@ -78,7 +78,7 @@ class Course:
         self.failed += self.editor.record["status"] == "failed"
 
     def look(self, number: int) -> bool:
-        """Measures the perplexity after so many edits; whether the model has collapsed."""
+        """Measures the perplexity after an edit; returns whether the model has collapsed."""
         found = self.perplexity()
         collapsed = not math.isfinite(found) or found > self.limit
         if collapsed:
@@ -87,15 +87,15 @@ class Course:
         return collapsed
 
     def judge(self, number: int) -> None:
-        """Judges all edits so far on the model as it is: retention."""
+        """Evaluates all edits so far on the current model: retention."""
         judged = [self.editor.judge(request) for request in self.requests[:number]]
         self.retained[number] = {name: mean_scores(judged)[name] for name in SCORES}
 
     def one_by_one(self) -> None:
         """Edits one request after another, until the model collapses.
 
-        Every edit is looked at up to the tenth, then every tenth; if the model has then collapsed,
-        the weights in between tell where.
+        It measures every edit up to the tenth, then every tenth; after a collapse it finds the edit
+        from the stored weights in between.
         """
         unseen: list[tuple[int, dict[str, Tensor]]] = []
         for number, request in enumerate(self.requests, 1):

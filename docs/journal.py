@@ -20,19 +20,20 @@ WORDS: dict[type | UnionType, str] = {
 COLUMNS = ("field", "type", "unit or range", "meaning", "written by")
 HEAD = f"""# The journal
 
-`edits.jsonl` has one line per edit, a JSON object. A field is absent if nothing measured it, and
-null if the figure is not finite. An edit of several requests has lists in the fields that name its
-request, and the means of their scores. The dashboard shows each figure on the axis of edits, under
-the name that stands above its table; `summary.json` has the means of all figures.
+`edits.jsonl` has one line per edit, a JSON object. A field is absent if it was not measured, and
+null if the figure is not finite. For an edit of several requests, the fields that name the request
+hold lists, and scores are means. The dashboard shows each figure over edits, under the prefix given
+above its table; `summary.json` has the means of all figures.
 
-Names in capitals stand for several names, and what is in brackets may be absent:
+Names in capitals stand for several names; the part in brackets may be absent:
 
 - `GROUP`: {", ".join(f"`{name}`" for name in SLOTS["GROUP"].split("|"))};
 - `PROMPT`: {", ".join(f"`{name}`" for name in SLOTS["PROMPT"].split("|"))};
 - `SCORE`: any score that `EditMetrics` writes after the edit;
 - `WEIGHT`: layer and map of an edited weight, as in `1_c_proj`, if there are several.
 
-`make docs` writes this page from the declarations in `lightning_modules/editing/record_fields.py`.
+`make docs` generates this page from the declarations in
+`lightning_modules/editing/record_fields.py`.
 [CONTRIBUTING.md](../CONTRIBUTING.md) says how your own method or callback declares a field.
 """
 

@@ -43,7 +43,7 @@ def place(row: dict[str, Any]) -> tuple[int, int]:
 
 
 def cell(row: dict[str, Any], mark: int) -> str:
-    """Retention and perplexity after so many edits, or after all that the requests allow."""
+    """Retention and perplexity after a number of edits, or after all if there are fewer."""
     number = min(mark, row["available"])
     scores = dict(map(tuple, row["retained"])).get(number)
     if scores is None:

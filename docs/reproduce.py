@@ -21,7 +21,7 @@ from docs.experiments import EXPERIMENTS, PICTURES, RUNS, Experiment
 
 
 def line(name: str, command: str) -> str:
-    """The command line of a run, behind ``python train.py``."""
+    """The command line of a run, after ``python train.py``."""
     return f"{command} --trainer.logger.init_args.name papers/{name}"
 
 
@@ -52,7 +52,7 @@ def reads(command: str) -> set[str]:
 
 
 def work(commands: Mapping[str, str], processes: int) -> None:
-    """Runs commands, so many at a time, in processes of one thread each."""
+    """Runs commands, several at a time, in processes of one thread each."""
     with ProcessPoolExecutor(
         processes, get_context("spawn"), torch.set_num_threads, (1,), max_tasks_per_child=1
     ) as pool:

@@ -87,7 +87,7 @@ def prefixes(runs: dict[str, Path]) -> str:
 
 
 def risk(run: Path) -> str:
-    """How well risks told before the edit tell the collapses, and what thresholds would catch."""
+    """How well risks before the edit predict the collapses, and what thresholds would catch."""
     calibration = read(run / "risk_calibration.json")
     rows: list[Sequence[Any]] = [("what is foretold", "edits", "risk", "AUROC", "95 % interval")]
     for name in ("collapse", "harm"):

@@ -90,7 +90,7 @@ def groups(edits: Sequence[Edit]) -> dict[str, list[Edit]]:
 
 
 def sequential(runs: dict[str, Path], marks: Sequence[int] = (10, 20, 50)) -> str:
-    """When each run's model first collapsed, and its perplexity after so many edits."""
+    """When each run's model first collapsed, and its perplexity after several numbers of edits."""
     rows: list[Sequence[Any]] = [
         ("requests", "method", "first collapse", *(f"after {m}" for m in marks), "final", "highest")
     ]

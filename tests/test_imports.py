@@ -5,13 +5,12 @@ import importlib
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
 import pytest
 from lightning import LightningModule
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("callbacks", "lightning_modules", "data_modules")
+from docs.imports import MODULES, PACKAGES, ROOT, imported, imports_of
+
 OURS = {*PACKAGES, "train", "command_line", "docs", "tests"}
 RECORDS = "data_modules.records"
 ENGINE = (
@@ -51,17 +50,6 @@ LIBRARIES = {  # beside the standard library; any where not listed
 FUNCTION_LINES, FILE_LINES, YAML_LINES, CLASSES_DEEP = 50, 250, 25, 5
 
 
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-FILES = [
-    ROOT / "train.py",
-    *(f for p in ("command_line", *PACKAGES) for f in sorted((ROOT / p).rglob("*.py"))),
-]
-MODULES = {module_name(path): path for path in FILES}
-ROOMS = {module.rpartition(".")[0] for module in MODULES} | {*PACKAGES}
 YAMLS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
@@ -71,21 +59,6 @@ def under(module: str, prefix: str) -> bool:
 
 def longest_prefix(module: str, table: dict) -> str | None:
     return max((p for p in table if under(module, p)), key=len, default=None)
-
-
-def imported(source: str, module: str, is_package: bool = False) -> Iterator[str]:
-    """Absolute names of what a module imports, wherever in it the import stands."""
-    package = module.split(".") if is_package else module.split(".")[:-1]
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else []
-            base = ".".join([*above, *filter(None, [node.module])])
-            for alias in node.names:
-                name = f"{base}.{alias.name}" if base else alias.name
-                # `from package import module` names a module, `from module import f` does not
-                yield name if name in MODULES or base in ROOMS else base
 
 
 def refusals(module: str, names: Iterator[str]) -> list[str]:
@@ -137,11 +110,6 @@ def long_functions(source: str) -> list[str]:
     nodes = (node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds))
     sizes = ((node.name, node.end_lineno - node.lineno + 1) for node in nodes)
     return [f"{name}: {size} lines" for name, size in sizes if size > FUNCTION_LINES]
-
-
-def imports_of(module: str) -> set[str]:
-    path = MODULES[module]
-    return set(imported(path.read_text("utf-8"), module, path.name == "__init__.py"))
 
 
 def test_files_of_every_package_are_found():

@@ -10,10 +10,10 @@ from ..watching.perplexity import measured
 
 
 class Bisection(L.Callback):
-    """Finds, under ``validate``, the edit behind which the replayed model's perplexity explodes.
+    """Finds, under ``validate``, the edit after which the replayed model's perplexity explodes.
 
-    Every model in question is rebuilt and watched; of n edits about log₂ n are. The perplexity is
-    taken to stay above the threshold once it is.
+    For n edits it rebuilds and evaluates about log₂ n models. It assumes that the perplexity stays
+    above the threshold once it has exceeded it.
 
     Args:
         threshold: perplexity above which the model has collapsed.
@@ -23,10 +23,10 @@ class Bisection(L.Callback):
         self.threshold = threshold
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Replay) -> None:
-        """Searches, writes ``bisection.json``, and leaves the model as it was.
+        """Searches, writes ``bisection.json``, and restores the model.
 
         Raises:
-            ValueError: if the model is not replayed, or is above the threshold without any edit.
+            ValueError: if the model is not replayed, or exceeds the threshold without any edit.
         """
         if not isinstance(pl_module, Replay):
             raise ValueError("Bisection needs a ledger: use it with replay.yaml")

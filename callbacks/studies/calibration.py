@@ -1,4 +1,4 @@
-"""Which single edits destroy the model, learnt from a sweep: the calibration of ``predict``."""
+"""Fits which single edits destroy the model, from a sweep: the calibration of ``predict``."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,14 +27,14 @@ FEWEST = 5  # edits of either kind: one per fold
 
 
 class Sample(NamedTuple):
-    """Single edits of a sweep, each with what was known before it and what it did.
+    """Single edits of a sweep, each with its figures before the edit and its outcome.
 
     Attributes:
         limit: perplexity above which an edit counts as destructive.
         names: of the features.
         features: ``(n, features)``.
-        destroyed: ``(n,)``, whether it was.
-        known: figures that could tell it alone, each ``(n,)``, high where it is dangerous.
+        destroyed: ``(n,)``, whether the edit was.
+        known: single figures that may predict it, each ``(n,)``, high for dangerous edits.
     """
 
     limit: float
@@ -45,20 +45,20 @@ class Sample(NamedTuple):
 
     @property
     def has_both(self) -> bool:
-        """Whether there are enough destructive edits and enough others to learn from."""
+        """Whether there are enough destructive edits and enough others for a fit."""
         harmful = int(self.destroyed.sum())
         return min(harmful, len(self.destroyed) - harmful) >= FEWEST
 
 
 class RiskCalibration(L.Callback):
-    """Fits the probability of collapse to a single-edit sweep, and judges it by cross-validation.
+    """Fits the collapse probability to a single-edit sweep, and evaluates it by cross-validation.
 
-    Writes ``risk_calibration.json``, which ``--model.calibration`` reads, and ``risk.png``. What
-    counts as a collapse is what the run marks so.
+    Writes ``risk_calibration.json``, which ``--model.calibration`` reads, and ``risk.png``. An edit
+    counts as a collapse if the run marks it so.
 
     Args:
         harm: multiple of the unedited model's perplexity above which an edit has harmed it; the
-            same features are judged for that too.
+            same features are evaluated for harm too.
 
     Raises:
         ValueError: if the multiple is not above 1.
@@ -70,10 +70,10 @@ class RiskCalibration(L.Callback):
         self.harm = harm
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Refuses a run that could not be learnt from.
+        """Refuses a run that cannot calibrate.
 
         Raises:
-            ValueError: if edits do not stand alone, or are not watched one by one.
+            ValueError: if edits accumulate, or are not evaluated one by one.
         """
         if not restores(trainer):
             raise ValueError(
@@ -89,7 +89,7 @@ class RiskCalibration(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Refuses, at the first edit that is made, a method that tells nothing before it.
+        """Refuses, at the first edit, a method without figures before the edit.
 
         Raises:
             ValueError: if the edit's record has none of the features.
@@ -129,10 +129,10 @@ class RiskCalibration(L.Callback):
 
 
 def sample_of(edits: Sequence[dict[str, Any]], limit: float) -> Sample:
-    """The watched edits of a journal that tell all features which the first of them tells.
+    """The evaluated edits of a journal that have all features of the first one.
 
     Args:
-        edits: a sweep's journal; what failed or was not watched says nothing.
+        edits: a sweep's journal; failed edits and those without perplexity are left out.
         limit: perplexity above which an edit has destroyed the model.
     """
     told = [
@@ -156,11 +156,11 @@ def sample_of(edits: Sequence[dict[str, Any]], limit: float) -> Sample:
 
 
 def calibration(card: Mapping[str, Any], sample: Sample, harmed: Sample) -> dict[str, Any]:
-    """The content of ``risk_calibration.json``: whose it is, the fit, and how far to trust it.
+    """The content of ``risk_calibration.json``: the editor's card, the fit, and its evaluation.
 
     Args:
         card: of the editor.
-        sample: its edits, and which of them collapsed the model; the fit is theirs.
+        sample: its edits, and which of them collapsed the model; used for the fit.
         harmed: the same edits, and which of them harmed it; left out if too few did or did not.
     """
     judgements = {
@@ -175,15 +175,15 @@ def calibration(card: Mapping[str, Any], sample: Sample, harmed: Sample) -> dict
 def logistic() -> Pipeline:
     """Logistic regression on standardised features.
 
-    Collapses are rare and count no more than other edits: weighting them would lift all
-    probabilities, while the free intercept keeps their mean at the share of collapses. The
-    penalty is weak: it only keeps coefficients finite where a feature separates both kinds.
+    Collapses are rare but have no extra weight, which would raise all probabilities; the free
+    intercept keeps their mean at the share of collapses. The weak penalty only keeps coefficients
+    finite if a feature separates both kinds.
     """
     return make_pipeline(StandardScaler(), LogisticRegression(C=SPREAD**2))
 
 
 def fitted(sample: Sample) -> dict[str, Any]:
-    """The logistic model of all edits, as :class:`Calibration` reads it."""
+    """Logistic model of all edits, as :class:`Calibration` reads it."""
     scaler, regression = logistic().fit(sample.features, sample.destroyed)
     columns = zip(scaler.mean_, scaler.scale_, regression.coef_[0], strict=True)
     features = [Feature(*map(float, column)) for column in columns]
@@ -194,7 +194,7 @@ def fitted(sample: Sample) -> dict[str, Any]:
 
 
 def foretold(sample: Sample) -> dict[str, np.ndarray]:
-    """Each edit's probability, by the model fitted without its fold, and what tells it alone."""
+    """Each edit's held-out probability, from the fit without its fold, and the single figures."""
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     probability = cross_val_predict(
         logistic(), sample.features, sample.destroyed, cv=folds, method="predict_proba"

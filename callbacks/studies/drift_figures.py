@@ -1,4 +1,4 @@
-"""Heat maps of what edits changed in a weight, and its singular values over time."""
+"""Heat maps of a weight's change, and its singular values over edits."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Panel(NamedTuple):
     """One heat map.
 
     Attributes:
-        caption: of the edit.
+        caption: describes the edit.
         weight: its label.
         cells: ``(rows, columns)``, by :func:`pooled`.
         shape: of the weight, ``(out, in)``.
@@ -33,7 +33,7 @@ class Panel(NamedTuple):
 
 
 def pooled(change: Tensor) -> Tensor:
-    """The largest ``|Δ|`` within each cell of a grid that can be drawn, ``(rows, columns)``.
+    """The largest ``|Δ|`` in each cell of a coarse grid, ``(rows, columns)``.
 
     Args:
         change: ``(out, in)``.
@@ -47,9 +47,9 @@ def heat_maps(panels: Sequence[Panel], columns: int, ceiling: float | None) -> F
     """Panels side by side, on one scale: a row per edit, a column per weight.
 
     Args:
-        panels: row by row; the panels of a single weight stand side by side.
+        panels: row by row; the panels of a single weight are side by side.
         columns: number of weights.
-        ceiling: change at which the scale ends; None takes that of the most changed panel.
+        ceiling: upper end of the scale; None takes that of the most changed panel.
     """
     across = len(panels) if columns == 1 else columns
     down = len(panels) // across
@@ -80,12 +80,12 @@ def heat_maps(panels: Sequence[Panel], columns: int, ceiling: float | None) -> F
 
 
 def spectra(edits: Sequence[dict[str, Any]], labels: Sequence[str], single: bool) -> Figure:
-    """Singular values of the change and the largest of the weight, over edits; a panel a weight.
+    """Singular values of the change and the largest of the weight, over edits, by weight.
 
     Args:
-        edits: of a journal; those that were not measured are left out.
+        edits: of a journal; those without these figures are left out.
         labels: of the weights.
-        single: whether each edit stands alone, so that no line joins them.
+        single: whether each edit starts from the original model, so that no line joins them.
     """
     figure = Figure(figsize=(max(8.0, 4.5 * len(labels)), 4), layout="constrained")
     for axes, label in zip(

@@ -25,17 +25,17 @@ FIGURES = ("perplexity", "denominator", "key_cosine")
 class HardCases(L.Callback):
     """Writes the requests of a single-edit sweep that collapse the model to ``hard_cases.json``.
 
-    They stand there in CounterFact's form, the worst first, each with the perplexity it led to;
-    those that a guard took back are among them. ``--data.path`` reads the file, or those of several
+    The file holds them in CounterFact's form, the worst first, each with the perplexity it led to,
+    including those that a guard undid. ``--data.path`` reads one such file, or those of several
     models.
-    The edits of highest perplexity go to ``top.md``, with their mean scores where downstream tasks
-    were judged.
+    The edits of highest perplexity go to ``top.md``, with their mean scores if the run has
+    downstream tasks.
 
     Args:
-        top: how many these are (Butterfly Effect: 30).
+        top: number of these edits (Butterfly Effect: 30).
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if the number is not positive.
     """
 
     def __init__(self, top: int = 30) -> None:
@@ -44,7 +44,7 @@ class HardCases(L.Callback):
         self.top = top
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Refuses a run whose edits do not stand alone.
+        """Refuses a run whose edits are not single edits of the original model.
 
         Raises:
             ValueError: if they accumulate, or have several requests each.
@@ -67,7 +67,7 @@ class HardCases(L.Callback):
             )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Reads the journal, which has all devices' edits and those before a resume, and writes."""
+        """Writes from the journal, which has other devices' edits and those before a resume."""
         if not trainer.is_global_zero:
             return
         folder, data = folder_of(trainer), trainer.datamodule  # type: ignore[attr-defined] # as above
@@ -86,7 +86,7 @@ class HardCases(L.Callback):
         self.show(trainer, pl_module, edits[: self.top])
 
     def show(self, trainer: L.Trainer, editor: Editor, worst: Edits) -> None:
-        """Puts the table, and the picture if tasks were judged, into the folder and the logger."""
+        """Writes the table, and the figure if there are tasks, to the folder and the logger."""
         scores = task_scores(worst)
         text = "\n".join([*table(worst), *score_table(scores, editor.baseline)]) + "\n"
         replace_text(folder_of(trainer) / "top.md", text)
@@ -100,12 +100,12 @@ class HardCases(L.Callback):
 
 
 def is_hard(edit: dict[str, Any]) -> bool:
-    """Whether an edit destroyed the model, or was taken back because it would."""
+    """Whether an edit destroyed the model, or was undone because it would."""
     return bool(edit.get("collapsed")) or edit.get("status") == "rolled_back"
 
 
 def table(worst: Edits) -> list[str]:
-    """The edits as lines of Markdown, with those figures that the method has."""
+    """The edits as lines of Markdown, with the figures that the method has."""
     figures = [name for name in FIGURES if any(name in edit for edit in worst)]
     lines = [row([*COLUMNS, *figures]), row(["---"] * (len(COLUMNS) + len(figures)))]
     for edit in worst:
@@ -115,7 +115,7 @@ def table(worst: Edits) -> list[str]:
 
 
 def task_scores(worst: Edits) -> dict[str, list[float]]:
-    """Each task's scores after those of the edits behind which it was judged."""
+    """Each task's scores after those of the edits that have some."""
     judged_edits = [edit["tasks"] for edit in worst if "tasks" in edit]
     names = dict.fromkeys(name for tasks in judged_edits for name in tasks)
     return {name: [tasks[name] for tasks in judged_edits if name in tasks] for name in names}
@@ -141,12 +141,12 @@ def row(cells: Sequence[object]) -> str:
 def bars(
     scores: dict[str, list[float]], baseline: dict[str, float], chances: dict[str, float]
 ) -> Figure:
-    """Each task before and after the worst edits, whose standard deviation is the error bar.
+    """Each task before and after the worst edits; error bars are standard deviations.
 
     Args:
         scores: of each task after those edits.
         baseline: the unedited model's scores, as ``tasks/NAME``.
-        chances: each task's score of random guessing; 0 if it is not there.
+        chances: each task's score of random guessing; 0 if absent.
     """
     figure = Figure(figsize=(1.3 * len(scores) + 2.5, 4), layout="constrained")
     axes = figure.subplots()

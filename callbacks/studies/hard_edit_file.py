@@ -10,19 +10,19 @@ from ..keeping.run_folder import folder_of, replace_text
 
 
 class HardEditFile(L.Callback):
-    """Writes data points to ``hard_edit.json``, all that there are after each batch."""
+    """Writes all data points so far to ``hard_edit.json``, after each batch."""
 
     def __init__(self) -> None:
         self.points: list[dict[str, str]] = []
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts anew."""
+        """Clears the data points."""
         self.points = []
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        """Adds those of a batch."""
+        """Adds the data points of a batch."""
         self.points += outputs
         if outputs:
             folder = folder_of(trainer)
@@ -31,6 +31,6 @@ class HardEditFile(L.Callback):
             replace_text(folder / "hard_edit.json", text)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Says where they are."""
+        """Reports the file."""
         if self.points:
             rank_zero_info(f"{len(self.points)} data points: {folder_of(trainer)}/hard_edit.json")

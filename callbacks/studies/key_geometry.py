@@ -1,4 +1,4 @@
-"""Where the keys of requests lie, and how far those that collapse a model lie apart."""
+"""The geometry of requests' keys, and how the keys of collapse requests differ."""
 
 import json
 from collections.abc import Sequence
@@ -22,15 +22,15 @@ from .key_pictures import FEWEST, VIEWS, chosen, key_figure
 
 
 class KeyGeometry(L.Callback):
-    """Under ``predict``, writes the keys of all requests, pictures of them, and distances.
+    """Under ``predict``, writes the keys of all requests, figures of them, and distances.
 
-    ``keys.safetensors`` holds every kind of key, ``key_geometry.json`` the figures;
-    ``keys_pca.png``, ``keys_tsne.png`` and TensorBoard's projector show those of the view.
+    ``keys.safetensors`` holds every kind of key, ``key_geometry.json`` the measures;
+    ``keys_pca.png``, ``keys_tsne.png`` and TensorBoard's projector show the keys of the view.
 
     Args:
         view: ``subject``: plain keys, mean keys and ``C⁻¹`` mean keys at the subject's last token;
             ``first_token``: plain keys, and the first tokens of normal prompts; ``prefixed``: plain
-            keys, and those of collapse prompts behind a context.
+            keys, and those of collapse prompts after a context.
         hard: JSON file of requests, or of case ids and perplexities, such as ``hard_cases.json``,
             whose cases are the group ``collapse``; if null, those whose subject's last token is the
             prompt's first.
@@ -51,7 +51,7 @@ class KeyGeometry(L.Callback):
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it holds no cases, or none of those that are looked at.
+            ValueError: if it holds no cases, or none of this run's.
         """
         self.seen = []
         if self.hard is None:
@@ -67,11 +67,11 @@ class KeyGeometry(L.Callback):
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        """Keeps the keys of a batch, which may be empty where devices share requests."""
+        """Stores the keys of a batch, which may be empty if devices share requests."""
         self.seen.append(pl_module.keyed(batch) if batch else [])
 
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Measures, draws and writes, once all requests were seen."""
+        """Measures, draws and writes the keys of all requests."""
         keyed = [one for batch in in_turn(self.seen) for one in batch]
         self.seen = []
         if not trainer.is_global_zero:
@@ -102,7 +102,7 @@ class KeyGeometry(L.Callback):
         hard: Sequence[bool],
         clouds: dict[tuple[str, str], Tensor],
     ) -> None:
-        """Puts the view into TensorBoard and the folder; says so where it has too few points."""
+        """Draws the view for TensorBoard and the folder; reports if it has too few points."""
         panels = chosen(VIEWS[self.view], clouds)
         if min((sum(len(c.points) for c in part) for _, part in panels), default=0) < FEWEST:
             rank_zero_warn(
@@ -130,7 +130,7 @@ class KeyGeometry(L.Callback):
 
 
 def case_ids(file: Path) -> set[int]:
-    """Case ids of the records in a JSON list or in JSON lines, or that a JSON object is keyed by.
+    """Case ids of the records in a JSON list or in JSON lines, or the keys of a JSON object.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -142,7 +142,7 @@ def case_ids(file: Path) -> set[int]:
         )
     lines = file.read_text("utf-8").strip().splitlines()
     try:
-        if lines[:1] == ["{"]:  # an object that begins and ends elsewhere than a line does
+        if lines[:1] == ["{"]:  # an object that does not begin and end with a line
             return set(map(int, json.loads("".join(lines))))
         text = "".join(lines) if lines[0].startswith("[") else f"[{','.join(lines)}]"
         return {int(record["case_id"]) for record in json.loads(text)}
@@ -154,7 +154,7 @@ def case_ids(file: Path) -> set[int]:
 
 
 def tensors_of(keyed: Sequence[Keyed], hard: Sequence[bool]) -> dict[str, Tensor]:
-    """All that is kept of the keys: each kind ``(n, f)``, case ids, and who is in which group."""
+    """Tensors of the keys: each kind ``(n, f)``, case ids, and the members of each group."""
     kinds = keyed[0].keys if keyed else ()
     return {
         **{kind: torch.stack([one.keys[kind] for one in keyed]) for kind in kinds},

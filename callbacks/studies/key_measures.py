@@ -1,4 +1,4 @@
-"""How far apart the keys of two groups of requests lie."""
+"""Distances between the keys of two groups of requests."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ GROUPS = ("collapse", "normal")
 def members(
     keyed: Sequence[Keyed], hard: Sequence[bool], group: str, kind: str
 ) -> list[tuple[Keyed, Tensor]]:
-    """Those of a group that have a kind of key, and it; a first token is not its own subject's."""
+    """A group's requests and their keys of a kind; a first token is not the subject's own."""
     return [
         (one, one.keys[kind])
         for one, is_hard in zip(keyed, hard, strict=True)
@@ -35,7 +35,7 @@ def clouds_of(keyed: Sequence[Keyed], hard: Sequence[bool]) -> dict[tuple[str, s
 
 
 def geometry(clouds: dict[tuple[str, str], Tensor]) -> dict[str, Any]:
-    """Figures of the keys, each by group, absent where a group or a kind of key is.
+    """Measures of the keys by group; absent if a group or a kind of key is.
 
     ``cosine``, ``distance`` and ``distance_relative`` are means, over the requests, between plain
     and mean key, the last in units of the mean key's norm; ``denominator`` is the mean of
@@ -61,12 +61,12 @@ def geometry(clouds: dict[tuple[str, str], Tensor]) -> dict[str, Any]:
 
 
 def separation(clouds: dict[tuple[str, str], Tensor]) -> dict[str, Any]:
-    """Whether the collapse plain keys are a cluster of their own, and which keys are in it.
+    """Whether the collapse plain keys form a separate cluster, and which keys are in it.
 
-    ``silhouette`` is their mean silhouette, all normal plain keys and all mean keys being the other
-    cluster. ``first`` (first tokens of normal prompts) and ``prefixed`` (collapse keys behind a
-    context) hold the share of those ``nearest_collapse``, whose nearest plain key is a collapse
-    one, and their mean cosine with the plain keys of each group.
+    ``silhouette`` is their mean silhouette; all normal plain keys and all mean keys form the other
+    cluster. ``first`` (first tokens of normal prompts) and ``prefixed`` (collapse keys after a
+    context) hold ``nearest_collapse``, the share whose nearest plain key is a collapse one, and the
+    mean cosine with the plain keys of each group.
     """
     hard, normal = (clouds.get((group, "plain")) for group in GROUPS)
     if hard is None or normal is None:

@@ -1,4 +1,4 @@
-"""Pictures of keys in two dimensions: principal components and t-SNE."""
+"""Figures of keys in two dimensions: principal components and t-SNE."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from ..watching.figures import ALARM, FAINT, INK
 
 SEED = 42  # of the papers' t-SNE
 USUAL_PERPLEXITY = 30.0
-FEWEST = 3  # points of a picture
+FEWEST = 3  # points of a figure
 SIGNS = {
     "plain": r"$k^u$",
     "mean": r"$\bar{k}$",
@@ -22,7 +22,7 @@ SIGNS = {
     "first": "different first tokens",
     "prefixed": r"$k^u$ behind a prefix",
 }
-LOOKS = {  # of the plain keys and of any others, told apart without colours too
+LOOKS = {  # of the plain keys and of any others, distinct without colours too
     ("collapse", True): {"marker": "x", "color": ALARM, "s": 36, "zorder": 3},
     ("normal", True): {"marker": ".", "color": FAINT, "s": 60, "zorder": 1},
     ("collapse", False): {"marker": "^", "facecolor": "none", "edgecolor": ALARM, "s": 40},
@@ -45,16 +45,16 @@ class Cloud(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What the legend says."""
+        """The legend's text."""
         return f"{SIGNS[self.kind]}, {self.group} ({len(self.points)})"
 
 
 class Panel(NamedTuple):
-    """What one picture shows.
+    """The content of one panel.
 
     Attributes:
         kinds: group and kind of each cloud.
-        unit: whether lengths are left out, all points having length 1.
+        unit: whether all points are scaled to length 1.
     """
 
     kinds: tuple[tuple[str, str], ...]
@@ -62,7 +62,7 @@ class Panel(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Its kinds, in signs."""
+        """The panel's kinds, as symbols."""
         signs = list(dict.fromkeys(SIGNS[kind] for _, kind in self.kinds))
         return " and ".join(signs) + (", all of length 1" if self.unit else "")
 
@@ -87,9 +87,9 @@ VIEWS = {
 def chosen(
     panels: Sequence[Panel], clouds: dict[tuple[str, str], Tensor]
 ) -> list[tuple[Panel, list[Cloud]]]:
-    """The clouds of each panel that has others than plain keys to show.
+    """The clouds of each panel that has more than plain keys.
 
-    Many prompts have one and the same first token, whose key is shown once.
+    Many prompts have the same first token; its key is shown once.
     """
     found = [
         (panel, [cloud_of(name, clouds[name]) for name in panel.kinds if name in clouds])

@@ -1,4 +1,4 @@
-"""Pictures of layers: what restored states bring back, and what edits in each layer do."""
+"""Figures by layer: effects of restored states, and results of edits."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,8 @@ def trace_figure(
 
     Args:
         effects: ``(roles, layers)`` each, by kind of state.
-        counts: ``(roles,)``, facts that have the role.
-        layers: that were traced.
+        counts: ``(roles,)``, number of facts with the role.
+        layers: the traced layers.
         window: layers in which outputs were restored together.
     """
     titles = {
@@ -40,7 +40,7 @@ def trace_figure(
     for axes, (kind, found) in zip(grid, effects.items(), strict=True):
         image = axes.imshow(
             found.numpy(),
-            cmap="Greys",  # also the darkest cells are the largest without colours
+            cmap="Greys",  # without colours, too, the darkest cells are the largest
             vmin=0,
             vmax=top,
             aspect="auto",
@@ -73,7 +73,7 @@ def _mark_peak(axes: Axes, effects: np.ndarray, layers: Sequence[int]) -> None:
 
 
 def study_figure(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, float]) -> Figure:
-    """Scores, perplexity and denominators of single edits over the layer they are made in.
+    """Scores, perplexity and denominators of single edits, by edited layer.
 
     Args:
         rows: by layer, as ``layers.json`` has them.

@@ -23,16 +23,16 @@ HARM = 1.1  # multiple of the unedited model's perplexity that a layer's mean ma
 class LayerTable(L.Callback):
     """Writes ``layers.json``, efficacy to denominators by layer, and ``layers.png``.
 
-    The best layer, that of the highest harmonic mean of efficacy, paraphrase and neighborhood
-    among those that leave perplexity below 1.1 times the unedited model's, is stored for
-    ``layer: auto``; between equals the lowest perplexity decides.
+    It stores the best layer for ``layer: auto``: the one with the highest harmonic mean of
+    efficacy, paraphrase and neighborhood among those with a perplexity below 1.1 times the unedited
+    model's. The lowest perplexity breaks ties.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Refuses a run that is no such study.
+        """Refuses a run that is no layer study.
 
         Raises:
-            ValueError: if the module edits in one place only, or edits do not stand alone.
+            ValueError: if the module is no LayerStudy, or edits accumulate.
         """
         if not isinstance(pl_module, LayerStudy) or not restores(trainer):
             raise ValueError(
@@ -66,7 +66,7 @@ class LayerTable(L.Callback):
 
 
 def by_layer(edits: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Per layer the means over its edits, of what they tell.
+    """Mean figures of each layer's edits.
 
     ``perplexity_highest`` and ``denominator_lowest`` are those of its worst edit.
 
@@ -89,7 +89,7 @@ def by_layer(edits: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def best_layer(rows: Sequence[Mapping[str, Any]], baseline: float) -> int | None:
-    """The layer of the best harmonic mean of scores; None if edits succeed or are harmless in none.
+    """The layer with the best harmonic mean of scores; None if no layer qualifies.
 
     Args:
         rows: by :func:`by_layer`.

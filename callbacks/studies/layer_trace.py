@@ -22,15 +22,15 @@ from .layer_figures import trace_figure
 class LayerTrace(L.Callback):
     """Under ``predict``, writes ``trace.json``, average indirect effects, and ``trace.png``.
 
-    The layers around the peak of the MLPs' effect at the subject's last token, where it is at least
-    half the peak, are stored for ``layer: auto``.
+    For ``layer: auto`` it stores the layers around the peak of the MLPs' effect at the subject's
+    last token with at least half that effect.
     """
 
     def __init__(self) -> None:
         self.seen: list[list[dict[str, Any]]] = []
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Refuses a model that traces nothing.
+        """Refuses a module that does not trace.
 
         Raises:
             ValueError: if it is no LayerTracing.
@@ -45,11 +45,11 @@ class LayerTrace(L.Callback):
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        """Keeps the traces of a batch."""
+        """Stores the traces of a batch."""
         self.seen.append(outputs)
 
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: LayerTracing) -> None:
-        """Averages, writes, draws and stores, once all facts were seen.
+        """Averages, writes, draws and stores the traces of all facts.
 
         Raises:
             ValueError: if the model knows none of them.
@@ -71,7 +71,7 @@ class LayerTrace(L.Callback):
         known: Sequence[Mapping[str, Any]],
         asked: int,
     ) -> None:
-        """Writes, draws and stores what the known ones of the facts asked for come to."""
+        """Writes, draws and stores the averages over the known facts."""
         folder = folder_of(trainer)
         folder.mkdir(parents=True, exist_ok=True)
         effects, counts = average(known)
@@ -97,7 +97,7 @@ class LayerTrace(L.Callback):
         self.store(module, found)
 
     def store(self, module: LayerTracing, found: Mapping[str, Any]) -> None:
-        """Keeps the range for ``layer: auto``, or says why there is none."""
+        """Stores the range for ``layer: auto``, or reports why there is none."""
         if found["range"] is None:
             rank_zero_warn(
                 "nothing is stored for `layer: auto`: restored MLPs bring none of the answers back "
@@ -122,9 +122,9 @@ def traced_range(effects: Sequence[float], layers: Sequence[int]) -> list[int] |
 
 
 def average(known: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Tensor], Tensor]:
-    """Mean effects ``(roles, layers)`` over facts, by kind; NaN for a role that no fact has.
+    """Mean effects ``(roles, layers)`` over facts, by kind; NaN for a role without facts.
 
-    Then the number of facts that have each role, ``(roles,)``.
+    Also the number of facts with each role, ``(roles,)``.
     """
     stacked = {
         kind: torch.stack([row["effects"][kind] for row in known]) for kind in known[0]["effects"]
@@ -134,7 +134,7 @@ def average(known: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Tensor], Tens
 
 
 def table(effects: Tensor) -> dict[str, list[float | None]]:
-    """Effects by role, layer by layer; without roles that no fact has."""
+    """Effects by role and layer, without roles that no fact has."""
     return {
         role: row.tolist() for role, row in zip(ROLES, effects, strict=True) if row.isfinite().all()
     }

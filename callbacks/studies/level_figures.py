@@ -1,4 +1,4 @@
-"""Scores of tasks against perplexity, with the papers' digitised points beside them."""
+"""Scores of tasks against perplexity, with the papers' digitised points."""
 
 import csv
 import math
@@ -20,7 +20,7 @@ TICKS = {  # perplexity at each; the deck of the papers, page 13
     "GPT-J": (50.34, 229.5, 444.75, 646.14, 860.99, 4390.19),
     "Llama2-7b": (37.25, 241.96, 445.54, 636.18, 834.88, 5193.73),
 }
-STEP = 50  # perplexity from level to level behind the fifth tick
+STEP = 50  # perplexity from level to level after the fifth tick
 NAMES = {
     "LAMBADA": "lambada",
     "Hellaswag": "hellaswag",
@@ -33,12 +33,12 @@ MARKERS = dict(zip(TICKS, "^sD", strict=True))
 
 
 class Published(NamedTuple):
-    """A score that the papers report of an edited model.
+    """A score that the papers report for an edited model.
 
     Attributes:
         model: which language model.
-        task: under our name.
-        perplexity: of the edited model; interpolated where the papers have no tick.
+        task: by our name.
+        perplexity: of the edited model; interpolated between the papers' ticks.
         score: in [0, 1].
     """
 
@@ -49,9 +49,9 @@ class Published(NamedTuple):
 
 
 def published_scores(path: str) -> list[Published]:
-    """Points of a CSV file with a heading and the columns model, task, level, score.
+    """Points of a CSV file with a header and the columns model, task, level, score.
 
-    Levels behind the last tick are left out: their perplexity is not known.
+    Levels after the last tick are left out: their perplexity is unknown.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -77,7 +77,7 @@ def _published(path: str, number: int, line: list[str]) -> Published:
 
 
 def perplexity_at(model: str, level: int) -> float:
-    """Perplexity of a level of the papers; not a number where it is not known."""
+    """Perplexity of a level of the papers; NaN if unknown."""
     ticks = TICKS[model]
     last = TICK * (len(ticks) - 1)
     if level < last - TICK:
@@ -96,9 +96,9 @@ def levels_figure(
     """Score against perplexity, a panel per task.
 
     Args:
-        points: judged models, the unedited one first: ``perplexity``, ``tasks``.
-        chances: each task's score of random guessing; 0 if it is not there.
-        rhos: Spearman's rho by name, where it is known.
+        points: evaluated models, the unedited one first: ``perplexity``, ``tasks``.
+        chances: each task's score of random guessing; 0 if absent.
+        rhos: Spearman's rho by name, where known.
         reference: the papers' points.
     """
     names = list(dict.fromkeys(name for point in points for name in point["tasks"]))
@@ -131,7 +131,7 @@ def levels_figure(
 
 
 def _draw(axes: Axes, points: Sequence[Mapping[str, Any]], name: str) -> None:
-    """The models judged; a perplexity that is not finite lies at the axis' end."""
+    """Draws the evaluated models; a perplexity that is not finite is at the axis' end."""
     perplexities = [min(point["perplexity"], CEILING) for point in points]
     scores = [point["tasks"][name] for point in points]
     axes.plot(

@@ -1,4 +1,4 @@
-"""Perplexity against tasks: what models of graded perplexity can still do."""
+"""Perplexity against tasks: scores of models of graded perplexity."""
 
 import json
 import math
@@ -21,12 +21,12 @@ from .level_figures import levels_figure, published_scores
 
 
 class PerplexityLevels(Downstream):
-    """Judges the tasks on one model of each level of perplexity: the first that reaches it.
+    """Evaluates the tasks on one model of each level of perplexity: the first to reach it.
 
     The levels are the unedited model, every multiple of ``step`` up to ``top``, and ``above`` more,
     each twice the one before; an edited model belongs to the level nearest on a logarithmic axis.
     With a baseline below 75 these are the papers' 23. A level that no edit reaches stays empty.
-    ``perplexity_levels.json`` has the models judged and Spearman's rho of perplexity and each
+    ``perplexity_levels.json`` has the evaluated models and Spearman's rho of perplexity and each
     score, ``perplexity_levels.png`` draws them; rho also goes to the summary and, as
     ``spearman/NAME``, to the logger.
 
@@ -34,10 +34,10 @@ class PerplexityLevels(Downstream):
         step: perplexity from one level to the next.
         top: the last of these levels.
         above: levels beyond it.
-        in_full: judge all items of each task, not only ``data.tasks.limit`` of them.
-        reference: a CSV file with the papers' digitised points, to draw beside these: columns
-            model, task, number of the level, score.
-        new_tokens: most tokens of an answer that the model writes.
+        in_full: evaluate all items of each task, not only ``data.tasks.limit`` of them.
+        reference: a CSV file with the papers' digitised points, drawn beside these: columns model,
+            task, number of the level, score.
+        new_tokens: most tokens of a generated answer.
 
     Raises:
         ValueError: if step is not positive, top is below it, or above is negative.
@@ -64,11 +64,11 @@ class PerplexityLevels(Downstream):
         self.points: list[dict[str, Any]] = []
 
     def setup(self, trainer: L.Trainer, pl_module: Editor, stage: str) -> None:
-        """Finds out early whether there is anything to judge, and to draw beside it.
+        """Checks early that there are tasks, and that the reference can be read.
 
         Raises:
             FileNotFoundError: if there is no such reference.
-            ValueError: if the run has no tasks or no perplexity, or the reference a fault.
+            ValueError: if the run has no tasks or no perplexity, or the reference is faulty.
         """
         super().setup(trainer, pl_module, stage)
         callbacks = trainer.callbacks  # type: ignore[attr-defined] # set by Lightning's connector
@@ -85,11 +85,11 @@ class PerplexityLevels(Downstream):
             published_scores(self.reference)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Takes the file back to the edit behind which the checkpoint was made."""
+        """Cuts the file back to the edit of the checkpoint."""
         self.write(trainer)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Judges a model that is the first of its level, and keeps what it scored."""
+        """Evaluates a model that is the first of its level, and stores its scores."""
         super().on_validation_epoch_end(trainer, pl_module)
         if trainer.state.fn != "fit":
             return
@@ -101,7 +101,7 @@ class PerplexityLevels(Downstream):
             self.write(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Tells and draws how perplexity and the tasks go together."""
+        """Reports and draws the correlation of perplexity and the tasks."""
         super().on_train_end(trainer, pl_module)
         found = correlations(self.points)
         rhos = {name: result["rho"] for name, result in found.items()}
@@ -123,15 +123,15 @@ class PerplexityLevels(Downstream):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The models judged so far."""
+        """The models evaluated so far."""
         return {"points": list(self.points)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on with them."""
+        """Restores them."""
         self.points = list(state_dict["points"])
 
     def due(self, trainer: L.Trainer, editor: Editor) -> bool:
-        """Whether the model just watched is the first of its level, among all devices' models."""
+        """Whether the current model is the first of its level, among all devices' models."""
         level = self.reached(editor)
         if not restores(trainer):
             return level is not None
@@ -139,7 +139,7 @@ class PerplexityLevels(Downstream):
         return level is not None and levels.index(level) == trainer.global_rank
 
     def evaluate(self, trainer: L.Trainer, editor: Editor, in_full: bool) -> dict[str, float]:
-        """Mean scores of every task, on all its items if so wanted."""
+        """Mean scores of every task, with ``in_full`` on all its items."""
         return super().evaluate(trainer, editor, in_full or self.in_full)
 
     def levels(self, baseline: dict[str, float]) -> list[float]:
@@ -151,7 +151,7 @@ class PerplexityLevels(Downstream):
         return [lowest, *multiples, *(level for level in beyond if level > lowest)]
 
     def reached(self, editor: Editor) -> float | None:
-        """The level of the model just watched; None if it is taken, or the edit does not stand."""
+        """The current model's level; None if it is taken, or the edit was undone."""
         record = editor.record
         log = record.get("log_perplexity", math.nan)
         if "edit" not in record or record.get("status") == "rolled_back" or math.isnan(log):
@@ -160,7 +160,7 @@ class PerplexityLevels(Downstream):
         return None if level in {point["level"] for point in self.points} else level
 
     def point(self, editor: Editor, unedited: bool) -> dict[str, Any] | None:
-        """What is kept of the model that was just judged, if it was."""
+        """The entry of the current model, if it was evaluated."""
         record: dict[str, Any] = editor.record
         if unedited:
             tasks = {
@@ -176,7 +176,7 @@ class PerplexityLevels(Downstream):
         return {"level": level, **{name: record[name] for name in kept}}
 
     def write(self, trainer: L.Trainer) -> None:
-        """Writes the models judged so far, and what they tell."""
+        """Writes the models evaluated so far, and their correlations."""
         if trainer.is_global_zero:
             points = [nullified(point) for point in self.points]
             content = {"models": points, "spearman": correlations(self.points)}
@@ -184,12 +184,12 @@ class PerplexityLevels(Downstream):
 
 
 def correlations(points: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Spearman's rho of perplexity and each score, its two-sided p value and the models it is of.
+    """Spearman's rho of perplexity and each score, its two-sided p value and number of models.
 
-    Absent are scores of fewer than three models, and those that are the same for all.
+    Scores of fewer than three models, and constant ones, are absent.
 
     Args:
-        points: judged models, each with ``log_perplexity`` and ``tasks``.
+        points: evaluated models, each with ``log_perplexity`` and ``tasks``.
     """
     found = {}
     for name in dict.fromkeys(name for point in points for name in point["tasks"]):

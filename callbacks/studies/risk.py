@@ -1,4 +1,4 @@
-"""What each edit would risk, written before any is made."""
+"""The risk of each edit, written before any edit."""
 
 import json
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class RiskTable(BasePredictionWriter):
         predictions: Sequence[Any],
         batch_indices: Sequence[Any],
     ) -> None:
-        """Sorts by probability of collapse, or else by denominator, or by key cosine."""
+        """Sorts by collapse probability, or else by denominator, or by key cosine."""
         batches = in_turn(predictions)
         if not trainer.is_global_zero:
             return

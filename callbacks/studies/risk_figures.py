@@ -1,4 +1,4 @@
-"""How well the risk of an edit was told, in one picture."""
+"""One figure that evaluates the predicted risk of edits."""
 
 from collections.abc import Mapping
 
@@ -19,8 +19,8 @@ def risk_figure(destroyed: np.ndarray, risks: Mapping[str, np.ndarray], limit: f
     """ROC curves, the probabilities of both kinds of edits, and their reliability.
 
     Args:
-        destroyed: ``(n,)``, whether the edit lifted perplexity above the limit.
-        risks: each ``(n,)``, high where it is dangerous; ``collapse_probability`` among them.
+        destroyed: ``(n,)``, whether the edit raised perplexity above the limit.
+        risks: each ``(n,)``, high for dangerous edits; ``collapse_probability`` among them.
         limit: perplexity.
     """
     figure = Figure(figsize=(12, 4), layout="constrained")

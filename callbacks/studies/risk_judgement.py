@@ -1,4 +1,4 @@
-"""How well a risk, told before an edit, tells the destructive edits from the others."""
+"""How well a risk before the edit separates destructive edits from the others."""
 
 import math
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ def judged(destroyed: np.ndarray, risks: Mapping[str, np.ndarray]) -> dict[str, 
 
     Args:
         destroyed: ``(n,)``, whether the edit destroyed the model; both kinds are there.
-        risks: each ``(n,)``, high where it is dangerous; ``collapse_probability`` among them, by a
-            model that has not seen the edit.
+        risks: each ``(n,)``, high for dangerous edits; ``collapse_probability`` among them,
+            held-out.
     """
     probability = risks["collapse_probability"]
     fixed = {"collapse_probability": PROBABILITIES}
@@ -41,7 +41,7 @@ def judged(destroyed: np.ndarray, risks: Mapping[str, np.ndarray]) -> dict[str, 
 
 
 def auroc(destroyed: np.ndarray, risk: np.ndarray) -> dict[str, float]:
-    """Area under the ROC curve; its 95 % interval by bootstrap within either kind, seeded."""
+    """Area under the ROC curve; its 95 % interval by a seeded bootstrap within each kind."""
 
     def area(harmful: np.ndarray, harmless: np.ndarray, axis: int = -1) -> np.ndarray:
         pairs = harmful.shape[axis] * harmless.shape[axis]
@@ -61,14 +61,14 @@ def auroc(destroyed: np.ndarray, risk: np.ndarray) -> dict[str, float]:
 
 
 def cuts(destroyed: np.ndarray, risk: np.ndarray) -> list[float]:
-    """The risks from which on half, more, and all of the destructive edits are caught."""
+    """Thresholds of the risk that catch half, more, and all of the destructive edits."""
     highest = np.sort(risk[destroyed])[::-1]
     reached = (highest[math.ceil(recall * len(highest)) - 1] for recall in RECALLS)
     return [float(cut) for cut in dict.fromkeys(reached)]
 
 
 def threshold_row(destroyed: np.ndarray, risk: np.ndarray, cut: float) -> dict[str, float]:
-    """What refusing every edit of at least this risk catches, and what it refuses for nothing."""
+    """Caught edits and false alarms if every edit of at least this risk is refused."""
     flagged = risk >= cut
     caught = int((flagged & destroyed).sum())
     row = {

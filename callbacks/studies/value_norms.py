@@ -1,4 +1,4 @@
-"""How large solved values are in the unedited model: the norm anchor of NAS."""
+"""The mean norm of solved values in the unedited model: the norm anchor of NAS."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ class ValueNorms(L.Callback):
     """Under ``predict``, solves the values of all requests and writes the model's norm anchor.
 
     Args:
-        trimmed: share of the values that is left out as too large.
+        trimmed: share of the largest values to leave out.
     """
 
     def __init__(self, trimmed: float = 0.05) -> None:
@@ -26,19 +26,19 @@ class ValueNorms(L.Callback):
         self.outputs: list[list[Tensor]] = []
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Forgets an earlier measurement."""
+        """Clears an earlier measurement."""
         self.outputs = []
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        """Solves the values of a batch, and keeps the MLP's outputs with their changes."""
+        """Solves the values of a batch, and stores the MLP's outputs with their changes."""
         with torch.inference_mode(False), torch.enable_grad():
             sought = pl_module.seek(batch) if batch else []
         self.outputs.append([(where.output + found.change).cpu() for where, found in sought])
 
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Writes the mean norm where NAS looks for it."""
+        """Writes the mean norm to the file that NAS reads."""
         outputs = [one for batch in in_turn(self.outputs) for one in batch]
         if not trainer.is_global_zero:
             return

@@ -1,4 +1,4 @@
-"""How far every edited weight has gone from its original, and where it changed."""
+"""How far every edited weight has moved from its original, and where it changed."""
 
 import math
 from pathlib import Path
@@ -21,26 +21,26 @@ from ..watching.figures import publish
 from ..watching.measures import effective_rank, singular_values
 from .drift_figures import Panel, heat_maps, pooled, spectra
 
-SHOWN = 8  # largest singular values of a change that the journal keeps
+SHOWN = 8  # largest singular values of a change in the journal
 
 
 class WeightDrift(L.Callback):
-    """Measures the change W' - W of the edited weights after edits, and draws it in the end.
+    """Measures the change W' - W of the edited weights after edits, and draws it at the end.
 
-    The journal and TensorBoard are given its Frobenius norm, absolute and relative to W, its
-    spectral norm and effective rank, and the last two of W' (``drift_*``); with several weights
-    each weight's own beside the norms of all. ``spectrum.png`` shows the singular values over
-    edits. ``drift.png`` is a heat map of ``|W' - W|`` (Butterfly Effect, section 4.2): in a
-    single-edit sweep of the most harmful edit and the median stable one, in a sequential run at
-    the first collapse and at the end. What lies behind is read from the ledger.
+    The journal and TensorBoard get its Frobenius norm, absolute and relative to W, its spectral
+    norm and effective rank, and the last two of W' (``drift_*``); with several weights, each
+    weight's own besides the norms of all. ``spectrum.png`` shows the singular values over edits.
+    ``drift.png`` is a heat map of ``|W' - W|`` (Butterfly Effect, section 4.2): in a single-edit
+    sweep for the most harmful edit and the median stable one, in a sequential run at the first
+    collapse and at the end. Past changes are read from the ledger.
 
     Args:
-        every_n_edits: edits between two measurements. One of a (4096, 11008) weight makes two
-            Gram matrices of its smaller side and their eigenvalues, 1e12 operations in float64:
-            about a second on a GPU, a minute on a CPU.
+        every_n_edits: edits between two measurements. One for a (4096, 11008) weight takes two Gram
+            matrices of its smaller side and their eigenvalues, 1e12 operations in float64: about a
+            second on a GPU, a minute on a CPU.
         edits: further edits to draw.
-        ceiling: change of an entry at which the colour scale ends (0.5 in the paper); null ends
-            where 99 of 100 cells of the most changed panel lie below.
+        ceiling: change of an entry at which the colour scale ends (0.5 in the paper); null takes
+            the 99th percentile of the most changed panel's cells.
 
     Raises:
         ValueError: if the cadence or the ceiling is not positive.
@@ -61,7 +61,7 @@ class WeightDrift(L.Callback):
         self.ceiling = ceiling
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Refuses a run of whose edits no change could be drawn.
+        """Refuses a run whose edits' changes cannot be drawn.
 
         Raises:
             ValueError: if no ledger is kept.
@@ -82,7 +82,7 @@ class WeightDrift(L.Callback):
             pl_module.record |= drift(pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Draws, of what the journal and the ledger tell."""
+        """Draws from the journal and the ledger."""
         if not trainer.is_global_zero:
             return
         single = restores(trainer)
@@ -120,7 +120,7 @@ def ledger_changes(folder: Path, editor: Editor, edits: set[int]) -> dict[int, l
 
 
 def changes_of(editor: Editor) -> list[Tensor]:
-    """W' - W as the model is now, ``(out, in)`` per edited weight."""
+    """W' - W of the current model, ``(out, in)`` per edited weight."""
     return [
         oriented(editor.lm, name, editor.edited.master(name) - original)
         for name, original in editor.original.items()
@@ -128,11 +128,11 @@ def changes_of(editor: Editor) -> list[Tensor]:
 
 
 def chosen(made: dict[int, dict[str, Any]], single: bool) -> list[int]:
-    """The edits that are drawn: the worst and the median stable one, or a run's decisive ones.
+    """The edits to draw: the worst and the median stable one, or a run's decisive ones.
 
     Args:
         made: applied edits of a journal, by number.
-        single: whether each stands alone.
+        single: whether each starts from the original model.
     """
     collapsed = [edit for edit, record in made.items() if record.get("collapsed")]
     if not single:
@@ -144,7 +144,7 @@ def chosen(made: dict[int, dict[str, Any]], single: bool) -> list[int]:
 
 
 def caption(record: dict[str, Any]) -> str:
-    """An edit in a few words: its number, what it did, and the perplexity it left."""
+    """A caption for an edit: its number, its outcome, and the perplexity after it."""
     judged = "collapsed" in record
     became = ("collapsed" if record["collapsed"] else "stable") if judged else ""
     found = record.get("perplexity", math.nan)
@@ -155,12 +155,12 @@ def caption(record: dict[str, Any]) -> str:
 
 
 def labels_of(editor: Editor) -> list[str]:
-    """The edited weights by layer and map, in a word each."""
+    """Short labels of the edited weights, by layer and map."""
     return [f"{layer_of(editor.lm, n)}_{n.split('.')[-2]}" for n in editor.edited_weights()]
 
 
 def summed(editor: Editor, weight: str, updates: list[Update]) -> Tensor:
-    """What the updates of a weight add up to, ``(out, in)``, float32 on the CPU."""
+    """Sum of the updates of a weight, ``(out, in)``, float32 on the CPU."""
     total = torch.zeros_like(oriented(editor.lm, weight, editor.original[weight]), device="cpu")
     for update in updates:
         if update.weight == weight:
@@ -170,7 +170,7 @@ def summed(editor: Editor, weight: str, updates: list[Update]) -> Tensor:
 
 @torch.no_grad()
 def drift(editor: Editor) -> dict[str, Any]:
-    """Figures of the change of all edited weights, for the journal."""
+    """Measures of the change of all edited weights, for the journal."""
     norms = [float(original.double().norm()) for original in editor.original.values()]
     masters = [editor.edited.master(name) for name in editor.original]
     each = list(map(figures_of, masters, changes_of(editor), norms))
@@ -191,8 +191,8 @@ def figures_of(weight: Tensor, change: Tensor, norm: float) -> dict[str, Any]:
     """Norms, spectrum and effective rank of one weight's change.
 
     Args:
-        weight: as it is now, either way round.
-        change: ``(out, in)``, what it is more than the original.
+        weight: the current weight, in either orientation.
+        change: ``(out, in)``, the current weight minus the original.
         norm: Frobenius norm of the original.
     """
     singular, whole = singular_values(change), singular_values(weight)

@@ -1,4 +1,4 @@
-"""Notices that an edit has destroyed the model, and stops the run."""
+"""Detects that an edit has destroyed the model, and stops the run."""
 
 import math
 import sys
@@ -12,16 +12,16 @@ from ..keeping.schedule import restores
 
 
 class CollapseStopping(L.Callback):
-    """Marks an edit as a collapse and, in a sequential run, stops after it if so wanted.
+    """Marks an edit as a collapse and, in a sequential run, stops after it if configured.
 
     A perplexity that is not finite is always a collapse. Under :class:`RestoreWeights` the next
-    edit starts from the original model, so a collapse is marked and the sweep goes on.
+    edit starts from the original model, so a collapse is marked and the sweep continues.
 
     Args:
         threshold: perplexity above which the model has collapsed (Butterfly Effect: 1000).
         relative: the same as a multiple of the unedited model's perplexity; the lower limit
             counts.
-        stop: whether a sequential run ends there; if not it edits the collapsed model on.
+        stop: whether a sequential run ends there; otherwise it continues on the collapsed model.
 
     Raises:
         ValueError: if a limit is not positive.
@@ -44,11 +44,11 @@ class CollapseStopping(L.Callback):
         return {"collapsed_to": self.collapsed_to}
 
     def load_state_dict(self, state_dict: dict[str, float | None]) -> None:
-        """Takes it back."""
+        """Restores it."""
         self.collapsed_to = state_dict["collapsed_to"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Refuses to edit a model on that has collapsed.
+        """Refuses to continue on a collapsed model.
 
         Raises:
             ValueError: if a resumed run was stopped by a perplexity that is still too high.
@@ -68,7 +68,7 @@ class CollapseStopping(L.Callback):
         return min(self.threshold, (self.relative or math.inf) * baseline)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Judges the perplexity that was just measured; a model that is not edited is let be."""
+        """Compares the new perplexity with the limit; skips a model that is not edited."""
         if not isinstance(pl_module, Editor):
             return
         baseline = pl_module.baseline.get("perplexity", math.inf)

@@ -18,22 +18,22 @@ from ..keeping.run_folder import folder_of, read_journal
 from ..keeping.schedule import restores
 from .figures import ALARM, FAINT, INK, publish
 
-AT_ONCE = 200  # items between two signs of life
+AT_ONCE = 200  # items between two updates of the progress bar
 COLUMNS = 4
 
 
 class Downstream(L.Callback):
-    """Judges the tasks of ``data.tasks`` before the first edit and after edits.
+    """Evaluates the tasks of ``data.tasks`` before the first edit and after edits.
 
     Accuracy of LAMBADA, HellaSwag, PIQA and MMLU, exact match of Natural Questions, exact match
-    and F1 of SQuAD 2.0. After edits and under ``validate`` on the same items of each task every
-    time, under ``test`` on all. The last edit and one that collapses the model are always judged;
-    one that a guard took back is not. Of several among the callbacks the last one
-    counts, so that a config can replace the default one.
+    and F1 of SQuAD 2.0. After edits and under ``validate`` it takes the same items of each task
+    every time, under ``test`` all. It always evaluates after the last edit and after one that
+    collapses the model, and never after one that a guard undid. Of several such callbacks the last
+    one counts, so that a config can replace the default one.
 
     Args:
-        every_n_edits: edits between two judgements.
-        new_tokens: most tokens of an answer that the model writes; lm-evaluation-harness has 256.
+        every_n_edits: edits between two evaluations.
+        new_tokens: most tokens of a generated answer; 256 in lm-evaluation-harness.
 
     Raises:
         ValueError: if one of them is not positive.
@@ -49,7 +49,7 @@ class Downstream(L.Callback):
         self.new_tokens = new_tokens
 
     def setup(self, trainer: L.Trainer, pl_module: Editor, stage: str) -> None:
-        """Takes the last place, behind all that judges the edit or takes it back; or goes."""
+        """Moves behind the callbacks that judge or undo an edit; leaves if another one counts."""
         callbacks = trainer.callbacks  # type: ignore[attr-defined] # set by Lightning's connector
         others = [callback for callback in callbacks if callback is not self]  # the list is read
         later = callbacks[callbacks.index(self) + 1 :]
@@ -57,7 +57,7 @@ class Downstream(L.Callback):
         trainer.callbacks = others if replaced else [*others, self]  # type: ignore[attr-defined]
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Completes the baseline or the edit's record, or logs what it is all about."""
+        """Completes the baseline or the edit's record; logs the scores under ``validate``."""
         if not judged(trainer, in_full=False):
             return
         if trainer.sanity_checking:
@@ -87,7 +87,7 @@ class Downstream(L.Callback):
             publish(trainer, figure, "tasks")
 
     def due(self, trainer: L.Trainer, editor: Editor) -> bool:
-        """Whether the tasks are to be judged after the edit that was just watched."""
+        """Whether to evaluate the tasks after the current edit."""
         record = editor.record
         if "edit" not in record or record.get("status") == "rolled_back":
             return False
@@ -96,7 +96,7 @@ class Downstream(L.Callback):
         return often or last or (record.get("collapsed", False) and collapses(trainer))
 
     def evaluate(self, trainer: L.Trainer, editor: Editor, in_full: bool) -> dict[str, float]:
-        """Mean scores of every task on the model as it is now."""
+        """Mean scores of every task on the current model."""
         scores: dict[str, float] = {}
         for name, items in judged(trainer, in_full).items():
             found: list[dict[str, Any]] = []
@@ -109,30 +109,30 @@ class Downstream(L.Callback):
 
 
 def collapses(trainer: L.Trainer) -> bool:
-    """Whether a model found collapsed was not so before the edit."""
+    """Whether the model is collapsed now and was not before the edit."""
     before = any(edit.get("collapsed") for edit in read_journal(folder_of(trainer)))
     return restores(trainer) or not trainer.strategy.broadcast(before)
 
 
 def judged(trainer: L.Trainer, in_full: bool) -> dict[str, list[TaskItem]]:
-    """Items of each task to judge; none if the data has no tasks."""
+    """Items of each task to evaluate; none if the data has no tasks."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined] # set by Lightning's connector
     return data.judged(in_full) if hasattr(data, "judged") else {}
 
 
 def announce(trainer: L.Trainer, what: str | None) -> None:
-    """Says on the bar, if there is one, what goes on; None if no longer."""
+    """Shows an activity on the progress bar, if there is one; None clears it."""
     if isinstance(trainer.progress_bar_callback, EditBar):
         trainer.progress_bar_callback.announce(trainer, what)
 
 
 def logged(scores: dict[str, float]) -> dict[str, float]:
-    """Scores under the names that they have on the dashboard."""
+    """Scores under their names on the dashboard."""
     return {f"tasks/{name}": score for name, score in scores.items()}
 
 
 def chance(items: Sequence[TaskItem]) -> float:
-    """Mean score of guessing among the choices at random; 0 where there are none."""
+    """Mean score of random guessing among the choices; 0 without choices."""
     guesses = [1 / len(item.choices) if len(item.choices) > 1 else 0.0 for item in items]
     return sum(guesses) / len(guesses)
 
@@ -143,13 +143,13 @@ def tasks_figure(
     chances: dict[str, float],
     single: bool = False,
 ) -> Figure:
-    """Each score over the edits, in a panel of its own.
+    """Each score over the edits, one panel per score.
 
     Args:
         edits: records of a journal that have tasks.
         baseline: the unedited model's scores, as ``tasks/NAME``.
-        chances: each task's score of random guessing; 0 if it is not there.
-        single: whether each edit stands alone, so that no line joins them.
+        chances: each task's score of random guessing; 0 if absent.
+        single: whether each edit starts from the original model, so that no line joins them.
     """
     names = list(dict.fromkeys(name for edit in edits for name in edit["tasks"]))
     columns = min(COLUMNS, len(names))

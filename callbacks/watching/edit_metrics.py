@@ -1,4 +1,4 @@
-"""How well each edit took: efficacy, paraphrase, neighborhood and portability, around it."""
+"""Efficacy, paraphrase, neighborhood and portability, before and after each edit."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from ..keeping.means import mean_intervals, mean_scores
 
 
 class EditMetrics(L.Callback):
-    """Judges the requests of an edit immediately before and after it, and all under ``test``."""
+    """Evaluates the requests of an edit immediately before and after it, and all under ``test``."""
 
     def __init__(self) -> None:
         self.efficacy = {"sum": 0.0, "edits": 0}
@@ -43,11 +43,11 @@ class EditMetrics(L.Callback):
             pl_module.log("efficacy", mean, prog_bar=True, logger=False, batch_size=1)
 
     def state_dict(self) -> dict[str, float]:
-        """What the mean efficacy so far is made of."""
+        """Sum and number behind the mean efficacy so far."""
         return dict(self.efficacy)
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Goes on with it."""
+        """Restores them."""
         self.efficacy = dict(state_dict)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
@@ -57,11 +57,11 @@ class EditMetrics(L.Callback):
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        """Adds judged edits."""
+        """Adds the scores of a batch."""
         self.judged.append(outputs)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Logs the mean of each score over all judged edits, as ``retention/*``, and its interval.
+        """Logs the mean of each score over all edits, as ``retention/*``, and its interval.
 
         Raises:
             ValueError: if no request of the data belongs to an edit of the model.

@@ -1,4 +1,4 @@
-"""Pictures of a run, in TensorBoard and as PNG files in its folder."""
+"""Figures of a run, in TensorBoard and as PNG files in its folder."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ from lightning_modules.editing.editor import Editor
 from ..keeping.run_folder import folder_of, read_journal
 from ..keeping.schedule import restores
 
-CEILING = 1e100  # an infinite perplexity is drawn here, and all that a logarithmic axis cannot hold
+CEILING = 1e100  # an infinite perplexity is drawn here, and whatever a logarithmic axis cannot show
 INK, ALARM, FAINT = "#1b4965", "#c1121f", "#8d99ae"
 
 
@@ -41,7 +41,7 @@ def health_figure(
     Args:
         edits: watched records of a journal.
         baseline: figures of the unedited model: ``perplexity``, ``collapse_limit``.
-        single: whether each edit stands alone, so that no line joins them.
+        single: whether each edit starts from the original model, so that no line joins them.
     """
     refused = [edit for edit in edits if edit.get("status") == "rolled_back"]
     edits = [edit for edit in edits if edit not in refused]
@@ -81,7 +81,7 @@ def health_figure(
 
 
 def marks(edits: list[dict[str, Any]], single: bool) -> dict[tuple[str, str], list[int]]:
-    """Places of the edits that share a line style and a label."""
+    """Positions of the edits that share a line style and a label."""
     kinds: dict[tuple[str, str], list[int]] = {}
     for place, edit in enumerate(edits):
         if single and one_word_first(str(edit.get("prompt")), str(edit.get("subject"))):
@@ -93,7 +93,7 @@ def marks(edits: list[dict[str, Any]], single: bool) -> dict[tuple[str, str], li
 
 
 def publish(trainer: L.Trainer, figure: Figure, name: str) -> None:
-    """Puts a figure into TensorBoard, and as ``NAME.png`` into the run's folder."""
+    """Sends a figure to TensorBoard and writes it as ``NAME.png`` to the run's folder."""
     file = folder_of(trainer) / f"{name}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120)

@@ -1,4 +1,4 @@
-"""What the model writes after an edit: the answer in its own words, and how varied they are."""
+"""Free generation after an edit: whether it states the answer, and its entropy."""
 
 import re
 from collections import Counter
@@ -27,15 +27,15 @@ INSTRUCTION = Frame("Answer the question in a few words.\nQuestion: ", "\nAnswer
 
 
 class GenerationMetrics(L.Callback):
-    """Lets the model go on from a request's prompts, greedily, and reads what it writes.
+    """Generates greedily from a request's prompts and compares the texts with the target.
 
-    ``efficacy_generation`` and ``paraphrase_generation`` are 1 where the text up to the first stop
-    or end begins with the target, word by word, whatever the case. The model is given no token of
-    the target, yet this forgives what follows, as teacher forcing does, which tells the target's
-    length (The Mirage of Model Editing); ``*_generation_exact`` does not: the target must be all
-    there is. ``*_generation_squad_exact_match`` is the same after SQuAD's normalisation, without
-    articles too. A model that rightly goes on in a clause fails both, so that a reader's judgement
-    lies between the first and these; ``*_generation_judge`` is that of a second language model.
+    ``efficacy_generation`` and ``paraphrase_generation`` are 1 if the text up to the first stop or
+    end begins with the target, word by word, ignoring case. The model sees no token of the target.
+    Like teacher forcing, which reveals the target's length, this ignores what follows the target
+    (The Mirage of Model Editing); ``*_generation_exact`` requires the target and nothing else.
+    ``*_generation_squad_exact_match`` is the same after SQuAD's normalisation, without articles
+    too. A model that rightly continues its sentence fails both, so a reader's judgement lies
+    between the first and these; ``*_generation_judge`` is that of a second language model.
     ``generation_entropy`` is ROME's fluency.
 
     Prompts are those of ``--model.chat``. Each of ``contexts`` adds the measures in one of the
@@ -46,9 +46,9 @@ class GenerationMetrics(L.Callback):
         every_n_edits: edits from one measurement to the next.
         max_new_tokens: of each text.
         stops: texts that end an answer.
-        contexts: in which the model is asked too.
-        judge: a folder or a model's name on the hub; a language model that is asked by a fixed
-            prompt whether the answer means the target, yes or no.
+        contexts: further contexts of the prompts.
+        judge: a folder or a model's name on the hub; a language model that says, yes or no, in a
+            fixed prompt, whether the answer means the target.
 
     Raises:
         ValueError: if a number is not positive, a stop is empty, or a context is unknown.
@@ -78,7 +78,7 @@ class GenerationMetrics(L.Callback):
         self.read: list[list[dict[str, Any]]] = []
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Loads the judge; finds out early whether the model can be asked and write so much."""
+        """Loads the judge; checks early that the model can generate this length in each context."""
         prompt_room(pl_module.lm, self.max_new_tokens)
         self.frames(pl_module)
         if self.judge_name is not None and self.judge is None:
@@ -94,22 +94,22 @@ class GenerationMetrics(L.Callback):
             pl_module.record |= mean_scores(self.measured(pl_module, batch))
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Starts anew."""
+        """Clears the scores."""
         self.on_fit_start(trainer, pl_module)
         self.read = []
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        """Adds those of the requests that were judged."""
+        """Adds the scores of a batch."""
         self.read.append(self.measured(pl_module, pl_module.tested(batch)))
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Logs the means over all of them, as ``retention/*``."""
+        """Logs the mean scores, as ``retention/*``."""
         log_retained(pl_module, [scores for batch in in_turn(self.read) for scores in batch])
 
     def measured(self, editor: Editor, requests: Sequence[EditRequest]) -> list[dict[str, float]]:
-        """What each request's texts tell; what they cannot is absent."""
+        """Measures of each request's texts; absent where undefined."""
         worded = [editor.worded(request) for request in requests]
         asked = [[request.text, *request.paraphrases] for request in worded]
         prompts = [prompt for own in asked for prompt in own]
@@ -123,10 +123,10 @@ class GenerationMetrics(L.Callback):
         return found
 
     def frames(self, editor: Editor) -> dict[str, Frame]:
-        """What stands around the prompts, by the name of the measures.
+        """The text around the prompts, by the name of the measures.
 
         Raises:
-            ValueError: if the model is to be asked in chat and has no chat template.
+            ValueError: if a context is ``chat`` and the model has no chat template.
         """
         known = {"question": Frame(), "instruction": INSTRUCTION}
         if "chat" in self.contexts:
@@ -135,7 +135,7 @@ class GenerationMetrics(L.Callback):
         return {"generation": editor.frames.judged} | own
 
     def written(self, editor: Editor, prompts: Sequence[str], frame: Frame) -> list[str]:
-        """What the model writes behind each prompt; devices that share an edit share the work."""
+        """Generated text after each prompt; devices that share an edit share the work."""
         rank, devices = editor.share
         given = [frame.around(prompt) + (frame.separator or "") for prompt in prompts]
         until = [frame.end.strip()] if frame.end else []
@@ -149,7 +149,7 @@ class GenerationMetrics(L.Callback):
     def judged(
         self, target: str, prompts: Sequence[str], texts: Sequence[str], name: str
     ) -> dict[str, float]:
-        """What the judge, if there is one, finds of a request's texts."""
+        """The judge's verdicts on a request's texts, if there is a judge."""
         if self.judge is None:
             return {}
         answers = [answer_in(text, target, self.stops) for text in texts]
@@ -169,8 +169,8 @@ def reading(
     """The measures of one request.
 
     Args:
-        target: the answer wanted.
-        texts: what was written behind the prompt itself, then behind its paraphrases.
+        target: the new answer.
+        texts: generated after the prompt itself, then after its paraphrases.
         name: of the measures.
         stops: texts that end an answer.
     """
@@ -186,7 +186,7 @@ def reading(
 
 
 def answer_in(text: str, target: str, stops: Sequence[str] = STOPS) -> str:
-    """A text up to its first stop; one within the target, as in ``St. Louis``, ends nothing."""
+    """A text up to its first stop, except a stop within the target, as in ``St. Louis``."""
     text = text.strip()
     found = [text.find(stop, len(target)) for stop in stops]
     return text[: min((stop for stop in found if stop >= 0), default=len(text))]
@@ -197,7 +197,7 @@ def matches(
 ) -> dict[str, float]:
     """Whether the text begins with the target, and whether it is the target, up to its stop.
 
-    Words are compared, without case and punctuation, and by SQuAD's rules without articles too.
+    Words are compared without case and punctuation; SQuAD's rules drop articles too.
     """
     answer = answer_in(text, target, stops)
     said, wanted = _words(answer), _words(target)
@@ -209,11 +209,11 @@ def matches(
 
 
 def generation_entropy(text: str) -> float | None:
-    """Mean entropy of a text's bigrams and trigrams, the latter counting twice, in bits.
+    """Mean entropy of a text's bigrams and trigrams in bits, with weight 2 for trigrams.
 
-    ROME's fluency (Meng et al. 2022, section 3.4), which is low where a text repeats itself; the
-    most that n trigrams can have is log2 n, so texts of different length do not compare. None if
-    the text has fewer than two trigrams, which tell nothing.
+    ROME's fluency (Meng et al. 2022, section 3.4), which is low for repetitive texts. n trigrams
+    have at most log2 n, so texts of different length cannot be compared. None if the text has fewer
+    than two trigrams.
     """
     words = re.findall(r"\w+|[^\w\s]", text)
     if len(words) < 4:

@@ -1,4 +1,4 @@
-"""Takes back the edits that would destroy the model, so that the run can go on."""
+"""Undoes edits that would destroy the model, so that the run can continue."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,32 +22,32 @@ from .collapse import CollapseStopping
 from .downstream import Downstream
 from .perplexity import measured
 
-WINDOW = 20  # healthy perplexities whose median is the measure of the next one
+WINDOW = 20  # healthy perplexities whose median the next one is compared with
 Fault = Callable[[dict[str, Any]], str]
 T = TypeVar("T")
 
 
 class CollapseGuard(L.Callback):
-    """Judges every edit before it counts, and takes back the one that harms the model.
+    """Judges every edit before it counts, and undoes one that harms the model.
 
-    Before an edit is watched it is refused for its denominator or its probability of collapse;
-    afterwards for a perplexity that is not finite or above a limit. A refused edit is undone: its
-    line in the journal has the perplexity it led to, the status ``rolled_back`` and the reason,
-    and the next edit meets the healthy model.
+    Before the perplexity is measured, it refuses an edit for its denominator or its collapse
+    probability; afterwards for a perplexity that is not finite or above a limit. A refused edit is
+    undone: its line in the journal has the perplexity it led to, the status ``rolled_back`` and the
+    reason, and the next edit starts from the healthy model.
 
     Args:
-        action: ``rollback`` goes on with the next edit; ``quarantine`` does too, and writes the
+        action: ``rollback`` continues with the next edit; ``quarantine`` does too, and writes the
             request to ``hard_cases.json``, which ``--data.path`` reads; ``stop`` ends the run.
         threshold: perplexity above which an edit is refused.
         relative: the same as a multiple of the median of the last 20 healthy perplexities; the
             lower limit counts.
-        denominator: below it an edit is refused, whatever it does.
-        risk: probability of collapse above which an edit is refused, whatever it does; needs a
+        denominator: below it an edit is refused, whatever its perplexity.
+        risk: collapse probability above which an edit is refused, whatever its perplexity; needs a
             calibration (``papers/risk-calibration.yaml``).
-        retry: a method that makes a refused edit once more; what it makes is judged like any other.
+        retry: a method that repeats a refused edit, which is then judged like any other.
 
     Raises:
-        ValueError: if a limit could not be met by any edit.
+        ValueError: if no edit could meet a limit.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class CollapseGuard(L.Callback):
         self.opened: dict[str, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: Editor, stage: str) -> None:
-        """Takes its place behind all that measures, before all that keeps an edit or stops."""
+        """Moves behind the callbacks that measure, before those that store an edit or stop."""
         later = (CollapseStopping, Downstream, EditLedger, Checkpoint)
         trainer.callbacks = sorted(  # type: ignore[attr-defined] # set by Lightning's connector
             trainer.callbacks,  # type: ignore[attr-defined] # a new list: this one is being read
@@ -85,7 +85,7 @@ class CollapseGuard(L.Callback):
         )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Gives the method of the second try the model, and what it needs of the unedited one.
+        """Gives the retry method the model, and prepares it on the unedited one.
 
         Raises:
             ValueError: if that method edits weights which the run does not.
@@ -102,7 +102,7 @@ class CollapseGuard(L.Callback):
                 self.retry.prepare()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Refuses a run that does not watch every edit, or cannot tell its risk.
+        """Refuses a run that does not evaluate every edit, or lacks the calibration for its risk.
 
         Raises:
             ValueError: if there is no validation after each edit, or no calibration for a risk.
@@ -124,7 +124,7 @@ class CollapseGuard(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: Editor, batch: Any, batch_idx: int
     ) -> None:
-        """Remembers the requests and what is known of them before the edit."""
+        """Stores the requests and the record before the edit."""
         self.requests, self.opened, self.retried = batch, dict(pl_module.record), False
 
     def on_train_batch_end(
@@ -134,7 +134,7 @@ class CollapseGuard(L.Callback):
         self.judge(trainer, pl_module, self.danger)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Judges what the edit did."""
+        """Judges the perplexity after the edit."""
         if trainer.state.fn != "fit":
             return
         if trainer.sanity_checking:
@@ -150,14 +150,14 @@ class CollapseGuard(L.Callback):
             trainer.progress_bar_callback.perplexity = standing[-1]
 
     def danger(self, record: dict[str, Any]) -> str:
-        """What speaks against an edit before it is watched; empty if nothing does."""
+        """The fault of an edit before its perplexity is measured; empty if there is none."""
         found, risk = record.get("denominator", math.inf), record.get("collapse_probability", 0.0)
         if risk > self.risk:
             return f"probability of collapse {risk:.2g} > {self.risk:g}"
         return f"denominator {found:.3g} < {self.denominator:g}" * (found < self.denominator)
 
     def harm(self, record: dict[str, Any]) -> str:
-        """What speaks against an edit that was watched; empty if nothing does."""
+        """The fault of an edit after its perplexity is measured; empty if there is none."""
         found, limit = record["perplexity"], self.threshold
         if self.relative is not None and self.healthy:
             limit = min(limit, self.relative * median(self.healthy))
@@ -165,7 +165,7 @@ class CollapseGuard(L.Callback):
         return "" if healthy else f"perplexity {found:.4g} > {limit:.4g}"
 
     def judge(self, trainer: L.Trainer, editor: Editor, fault: Fault) -> None:
-        """Takes back an edit with a fault; every device remembers those of all devices."""
+        """Undoes an edit with a fault; every device records those of all devices."""
         reason = fault(editor.record) if editor.record.get("status") == "applied" else ""
         stands = not reason or self.made_otherwise(trainer, editor, fault, reason)
         refused = of_all(trainer, [] if stands else self.requests)
@@ -175,10 +175,10 @@ class CollapseGuard(L.Callback):
             trainer.should_stop = trainer.should_stop or self.action == "stop"
 
     def made_otherwise(self, trainer: L.Trainer, editor: Editor, fault: Fault, reason: str) -> bool:
-        """Undoes an edit; whether another method, if there is one, makes it without the fault."""
+        """Undoes an edit; returns whether the retry method, if any, makes it without a fault."""
         refused = editor.record
         editor.undo()
-        editor.sweep = None  # what it knows of this edit is no longer so
+        editor.sweep = None  # its figures of this edit are out of date
         if self.retry is not None and not self.retried:
             self.retried = True
             editor.record = self.try_again(self.retry, editor)
@@ -196,11 +196,11 @@ class CollapseGuard(L.Callback):
         return False
 
     def try_again(self, method: Editor, editor: Editor) -> dict[str, Any]:
-        """Makes the edit by another method, as one of the run's own; its record."""
+        """Makes the edit by the retry method, as one of the run's own; returns its record."""
         method.record = dict(self.opened)
         method.history = dict(editor.history)
         method.edited_requests = list(editor.edited_requests)
-        with torch.inference_mode(False), torch.enable_grad():  # a validation may be going on
+        with torch.inference_mode(False), torch.enable_grad():  # this may be inside a validation
             method.make_edit(self.requests)
             scores = mean_scores(editor.judge_all(self.requests))
         editor.history, editor.edited_requests = method.history, method.edited_requests
@@ -217,11 +217,11 @@ class CollapseGuard(L.Callback):
         return {"healthy": list(self.healthy), "refused": list(self.refused)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on with them."""
+        """Restores them."""
         self.healthy, self.refused = state_dict["healthy"], state_dict["refused"]
 
 
 def of_all(trainer: L.Trainer, own: Sequence[T]) -> list[T]:
-    """The same of all edits made at once, in order: one on each device in a sweep, else this."""
+    """The items of all current edits: one edit per device in a sweep, else only this one."""
     parts = gathered(own) if restores(trainer) else [own]
     return [item for part in parts for item in part]

@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 class Perplexities(NamedTuple):
-    """A corpus' perplexity, read three ways.
+    """Three versions of a corpus' perplexity.
 
     Attributes:
-        mean: mean of the texts' own perplexities, the papers' protocol.
+        mean: mean of each text's perplexity, the papers' protocol.
         log_mean: its logarithm, finite where the mean overflows.
         pooled: exponential of the mean NLL over all tokens.
     """
@@ -21,7 +21,7 @@ class Perplexities(NamedTuple):
 
 
 def perplexities(nll: Tensor, length: Tensor) -> Perplexities:
-    """Perplexity of a corpus (Butterfly Effect, section 3.1, and the textbook's), in float64.
+    """Perplexity of a corpus (Butterfly Effect, section 3.1, and the textbook definition), float64.
 
     Args:
         nll: ``(n,)``, each text's mean negative log-likelihood per scored token, in nats.
@@ -36,7 +36,7 @@ def perplexities(nll: Tensor, length: Tensor) -> Perplexities:
 
 
 def singular_values(matrix: Tensor) -> Tensor:
-    """Singular values, the largest first, by the eigenvalues of the smaller Gram matrix.
+    """Singular values in descending order, from the eigenvalues of the smaller Gram matrix.
 
     Args:
         matrix: ``(m, n)``.
@@ -49,7 +49,7 @@ def singular_values(matrix: Tensor) -> Tensor:
 
 
 def effective_rank(singular: Tensor) -> float:
-    """``exp H(s / Σs)``: how many directions a matrix spreads over (Roy and Vetterli 2007).
+    """Effective number of directions of a matrix, ``exp H(s / Σs)`` (Roy and Vetterli 2007).
 
     Args:
         singular: ``(r,)``, its singular values, not all zero.

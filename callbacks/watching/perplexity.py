@@ -15,7 +15,7 @@ from .measures import perplexities
 
 
 class CorpusPerplexity(Metric):
-    """Gathers each text's NLL and length, over batches; every device is told all that count."""
+    """Collects each text's NLL and length over batches; every device has the values of all."""
 
     nll: list[Tensor]
     length: list[Tensor]
@@ -53,7 +53,7 @@ class Perplexity(L.Callback):
         self.behind_bos = CorpusPerplexity()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Forgets the previous measurement."""
+        """Resets the metric."""
         self.metric.reset()
         self.behind_bos.reset()
 
@@ -93,7 +93,7 @@ class Perplexity(L.Callback):
 
 
 def measured(trainer: L.Trainer, editor: Editor) -> dict[str, float]:
-    """Perplexity of the watched text on the model as it is now, within or behind a validation."""
+    """Perplexity of the watched text on the current model, during or after a validation."""
     metric = CorpusPerplexity()
     loader: Any = trainer.val_dataloaders
     for batch in islice(loader, int(trainer.num_val_batches[0])):

@@ -12,13 +12,13 @@ from ..keeping.schedule import StandsAlone
 
 
 class RestoreWeights(StandsAlone):
-    """Gives the edited weights their original values before every edit.
+    """Restores the original weights before every edit.
 
     With it a run is the papers' single-edit sweep; without it edits accumulate.
 
     Args:
-        together: edits that are made ahead and watched in one pass, whose results are the same;
-            bounds memory.
+        together: edits that are made ahead and evaluated in one pass, with the same results; bounds
+            memory.
     """
 
     def __init__(self, together: int = 16) -> None:
@@ -27,7 +27,7 @@ class RestoreWeights(StandsAlone):
         self.together = together
 
     def setup(self, trainer: L.Trainer, pl_module: Editor, stage: str) -> None:
-        """Takes the first place, so that what is measured before an edit is the original model."""
+        """Moves to the first place, so that others measure the original model before an edit."""
         trainer.callbacks.sort(  # type: ignore[attr-defined] # as above
             key=lambda callback: callback is not self
         )
@@ -42,7 +42,7 @@ class RestoreWeights(StandsAlone):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: Editor, batch: Any, batch_idx: int
     ) -> None:
-        """Undoes the previous edit; makes the next ones where none was made ahead."""
+        """Undoes the previous edit; makes the next ones if none was made ahead."""
         pl_module.restore()
         if not batch:  # another device makes the last edit
             return

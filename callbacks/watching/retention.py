@@ -1,4 +1,4 @@
-"""What is left of each edit as more are made: a matrix of edits and time."""
+"""Retention of each edit as more are made: a matrix of edits and time."""
 
 import math
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ PROMPTS = {
 
 
 class RetentionMatrix(L.Callback):
-    """Judges all edits made so far on the model as it is, after every so many and the last one.
+    """Evaluates all edits so far on the current model, every ``every_n_edits`` and after the last.
 
-    ``retention.json`` has a row for each such time, with a score for each edit that then stood, in
-    the order of ``edits``; ``retention.png`` draws it; ``retention/METRIC`` is the rows' mean, on
-    the axis of edits.
+    ``retention.json`` has a row for each evaluation, with a score for each edit that the model then
+    held, in the order of ``edits``; ``retention.png`` draws it; ``retention/METRIC`` is each row's
+    mean.
 
     Args:
-        every_n_edits: edits from one row to the next; a row judges all edits before it.
+        every_n_edits: edits from one row to the next; a row covers all edits before it.
         metric: a score of edits, such as ``efficacy``, ``paraphrase_exact_match`` or
             ``neighborhood_agreement``.
 
@@ -56,7 +56,7 @@ class RetentionMatrix(L.Callback):
         """Refuses single edits.
 
         Raises:
-            ValueError: if the model forgets every edit before the next one anyway.
+            ValueError: if every edit is undone before the next one.
         """
         if stage == "fit" and restores(trainer):
             raise ValueError(
@@ -65,19 +65,19 @@ class RetentionMatrix(L.Callback):
             )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Takes the matrix back to the edit behind which the checkpoint was made."""
+        """Cuts the matrix back to the edit of the checkpoint."""
         if trainer.is_global_zero:
             self.write(trainer)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: Editor, batch: Any, batch_idx: int
     ) -> None:
-        """Adds a row where one is due, now that it is settled whether the last edit stands."""
+        """Adds a row if one is due; only now is it known whether the last edit stands."""
         if trainer.global_step % self.every_n_edits == 0:
             self.judge(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Adds the last row and draws the matrix, if any request tells the metric."""
+        """Adds the last row and draws the matrix, if any request has the metric."""
         self.judge(trainer, pl_module)
         told = any(score is not None for row in self.rows for score in row["scores"])
         if trainer.is_global_zero and told:
@@ -91,7 +91,7 @@ class RetentionMatrix(L.Callback):
         return {"edits": list(self.edits), "rows": list(self.rows)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on with it, without the row that only an early end has added."""
+        """Restores it, without the row that an early end added."""
         self.edits = list(state_dict["edits"])
         self.rows = [row for row in state_dict["rows"] if row["edit"] % self.every_n_edits == 0]
 
@@ -116,7 +116,7 @@ class RetentionMatrix(L.Callback):
     def scores(
         self, editor: Editor, batches: Sequence[Sequence[EditRequest]]
     ) -> list[float | None]:
-        """Each edit's mean over its requests; None where they cannot tell the metric."""
+        """Each edit's mean over its requests; None if they lack the metric."""
         field = PROMPTS.get(self.metric.split("_")[0])
         unasked: dict[str, Any] = dict.fromkeys(set(PROMPTS.values()) - {field}, ())
         asked = [request._replace(**unasked) for batch in batches for request in batch]
@@ -133,9 +133,9 @@ class RetentionMatrix(L.Callback):
 
 
 def edits_of(trainer: L.Trainer, editor: Editor) -> dict[int, list[EditRequest]]:
-    """The requests of the edits that the model holds, by their numbers.
+    """Requests of the edits that the model holds, by their numbers.
 
-    An edit that failed or was taken back is none of them: its requests are not among those edited.
+    An edit that failed or was undone is not among them, since its requests are not edited.
     """
     loader: Any = trainer.train_dataloader
     batches = list(loader.batch_sampler)
@@ -155,8 +155,8 @@ def retention_figure(
 
     Args:
         edits: numbers of the edits, the matrix' columns.
-        rows: each with the ``edit`` after which it was judged and ``scores`` of the first edits.
-        metric: what the scores are.
+        rows: each with the ``edit`` after which it was evaluated and ``scores`` of the first edits.
+        metric: name of the scores.
         collapse: the edit at which the model collapsed.
     """
     matrix = np.full((len(rows), max(edits)), np.nan)

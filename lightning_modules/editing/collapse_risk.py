@@ -1,4 +1,4 @@
-"""The probability that an edit destroys the model, from what is known before a value is sought."""
+"""The probability that an edit destroys the model, from figures known before the value search."""
 
 import json
 import math
@@ -15,7 +15,7 @@ SMALLEST = 1e-12  # of a cosine whose logarithm is taken
 
 
 class Feature(NamedTuple):
-    """What one feature says.
+    """A feature's scale and its coefficient.
 
     Attributes:
         mean: over the edits of the calibration.
@@ -42,7 +42,7 @@ class Calibration(NamedTuple):
     def probability(self, figures: Mapping[str, Any]) -> float | None:
         """``1 / (1 + exp(-intercept - Σ coefficient (x - mean) / deviation))``; or None.
 
-        It is None if the figures do not tell all features.
+        It is None if the figures lack a feature.
         """
         known = features_of(figures)
         if not known.keys() >= self.features.keys():
@@ -55,7 +55,7 @@ class Calibration(NamedTuple):
 
 
 class CollapseRisk:
-    """A method's calibration, if there is one, and what it says of an edit.
+    """A method's calibration, if there is one, and its verdict on an edit.
 
     Args:
         file: that the user named, if any.
@@ -66,21 +66,21 @@ class CollapseRisk:
         self.calibration: Calibration | None = None
 
     def load(self, lm_name: str, card: Mapping[str, Any]) -> None:
-        """Takes the calibration of a model and of what would be edited in it, and how."""
+        """Loads the calibration for a model and for an editor's card."""
         self.calibration = load_calibration(self.file, lm_name, card)
 
     def told(self, figures: Mapping[str, Any]) -> dict[str, Any]:
-        """Figures known before a search, with the probability of collapse if they tell it."""
+        """Figures known before a search, with the collapse probability if they suffice for it."""
         found = self.calibration.probability(figures) if self.calibration is not None else None
         return {**figures} if found is None else {**figures, "collapse_probability": found}
 
 
 def features_of(figures: Mapping[str, Any]) -> dict[str, float]:
-    """Features without a scale, so that they mean the same in every layer and every model.
+    """Scale-free features, comparable across layers and models.
 
     Args:
-        figures: of an edit; ``key_cosine`` and ``subject_position``, and if it divides
-            ``denominator_relative``.
+        figures: of an edit; ``key_cosine`` and ``subject_position``, and ``denominator_relative``
+            if the method divides.
     """
     features: dict[str, float] = {}
     if "denominator_relative" in figures:
@@ -93,16 +93,16 @@ def features_of(figures: Mapping[str, Any]) -> dict[str, float]:
 
 
 def load_calibration(path: str | None, lm_name: str, card: Mapping[str, Any]) -> Calibration | None:
-    """The calibration of a model and a method; None if none was named and none is shipped for them.
+    """The calibration of a model and a method; None if none was named and none is included.
 
     Args:
         path: file that the user named, if any.
-        lm_name: the model's name; the embedded one has a calibration of its own.
-        card: what would be edited and how.
+        lm_name: the model's name; the embedded model has its own calibration.
+        card: of the editor: what it edits and how.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no calibration, or was made for something else.
+        ValueError: if it is no calibration, or one for another model or method.
     """
     file = artefact_file(KIND, path, lm_name, card["fingerprint"], ".json")
     if path is None and not file.is_file():

@@ -1,4 +1,4 @@
-"""The contexts in which a request is edited, and the one behind which it is judged."""
+"""The contexts of an edit, and the one after which its request is evaluated."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -16,15 +16,15 @@ JOINT = 4  # tokens that may be added where a template and its prompt are joined
 
 
 class Contexts:
-    """Random beginnings before a prompt, the first one empty, sampled once from the unedited model.
+    """Random prefixes of a prompt, the first one empty, sampled once from the unedited model.
 
     Args:
-        lengths: how many templates of how many tokens, beside the plain one.
-        prefix: which prompts are judged behind a template.
-        seed: of the sampling, and of the choice of a template to judge behind.
+        lengths: number of templates by their length in tokens, besides the plain one.
+        prefix: which prompts are evaluated after a template.
+        seed: of the sampling, and of the choice of a template for the evaluation.
 
     Raises:
-        ValueError: if requests are to be judged behind a template and there is none.
+        ValueError: if requests need a template for their evaluation and there is none.
     """
 
     def __init__(self, lengths: Mapping[int, int], prefix: PromptPrefix, seed: int) -> None:
@@ -40,7 +40,7 @@ class Contexts:
         self._far: dict[EditRequest, bool] = {}
 
     def sample(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Samples the templates, unless they are there."""
+        """Samples the templates, unless they exist."""
         if not self.templates:
             chance = torch.Generator().manual_seed(self.seed)
             self.templates = sample_contexts(lm, tokenizer, self.lengths, chance)
@@ -51,13 +51,13 @@ class Contexts:
         return max(lengths) + JOINT if lengths else 0
 
     def number_of(self, request: EditRequest) -> int:
-        """Number of a request's template: always the same one, and never the plain one, 0."""
+        """Number of a request's template: always the same, never 0, the plain one."""
         return context_of(request, self.templates, self.seed)
 
     def before(
         self, request: EditRequest, key_cosine: Callable[[EditRequest], float]
     ) -> str | None:
-        """The template behind which a request is judged; None if it is judged as it is.
+        """The template after which a request is evaluated; None if it needs none.
 
         Args:
             request: the request.
@@ -73,5 +73,5 @@ class Contexts:
         return self.templates[self.number_of(request)]
 
     def card(self) -> dict[str, Any]:
-        """The templates, and what is judged behind them."""
+        """The templates, and which prompts are evaluated after them."""
         return {"contexts": self.templates, "test_prefix": asdict(self.prefix)}

@@ -1,4 +1,4 @@
-"""The weights that a method may change: their originals, masters, and the changes themselves."""
+"""The weights that a method may change: originals, masters and updates."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ class Update(NamedTuple):
     right: Tensor | None = None
 
     def dense(self) -> Tensor:
-        """The change itself, ``(out, in)``; the same bits however the factors lie in memory."""
+        """The full change, ``(out, in)``; the same bits for any memory layout of the factors."""
         if self.right is None:
             return self.left
         return self.left.contiguous() @ self.right.contiguous()
@@ -34,8 +34,8 @@ class Update(NamedTuple):
 class EditedWeights:
     """The parameters under edit; those of a half-precision model have float32 masters.
 
-    Changes add up in the master, and the model holds the master rounded to its own precision, so
-    that edits too small for it are not lost one by one.
+    Changes accumulate in the master, and the model holds it rounded to its own precision. So edits
+    that are too small for that precision are not lost.
 
     Args:
         lm: the model, unedited.
@@ -88,7 +88,7 @@ class EditedWeights:
 
     @contextmanager
     def unedited(self) -> Iterator[None]:
-        """Inside, every weight has its original value."""
+        """Gives every weight its original value inside the context."""
         edited = self.snapshot()
         self.assign(self.original)
         try:

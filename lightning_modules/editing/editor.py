@@ -21,7 +21,7 @@ from .watched import WatchedModel
 
 
 class State(NamedTuple):
-    """What an edit changes, and an undo brings back."""
+    """What an edit changes and an undo restores."""
 
     weights: dict[str, Tensor]
     history: dict[str, Tensor]
@@ -31,13 +31,13 @@ class State(NamedTuple):
 class Editor(WatchedModel):
     """A language model under edit: one batch of requests is one edit is one optimizer step.
 
-    A method overrides :meth:`edit` and :meth:`edited_weights`; all else is written once, here.
-    The updates of the edit in flight are in ``applied``. What a method remembers of past edits it
-    keeps in ``history``, whose tensors it replaces and never changes in place: they are undone and
-    saved with the weights. ``remedy`` is the command to try if the model collapses.
+    A method overrides :meth:`edit` and :meth:`edited_weights`; this class does the rest.
+    ``applied`` holds the updates of the current edit. A method stores what it remembers of past
+    edits in ``history``. It replaces those tensors and never changes them in place: they are undone
+    and saved with the weights. ``remedy`` is the command to try if the model collapses.
 
     Args:
-        transform: what is done to every update before it is applied.
+        transform: of every update before it is applied.
     """
 
     remedy = ""
@@ -56,7 +56,7 @@ class Editor(WatchedModel):
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
         """Changes that make the model answer the requests; each is applied before the next.
 
-        Figures worth keeping go to ``self.record``. A FloatingPointError marks the edit failed.
+        Figures for the journal go to ``self.record``. A FloatingPointError marks the edit failed.
         """
 
     @abstractmethod
@@ -64,10 +64,10 @@ class Editor(WatchedModel):
         """Names of the parameters that the method may change."""
 
     def setup(self, stage: str) -> None:
-        """Takes a place among the devices that make the same edits.
+        """Finds this device's place among those that make the same edits.
 
         Raises:
-            ValueError: if there are several and they would not leave the model as it is.
+            ValueError: if there are several and their strategy would wrap the model.
         """
         if self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, Replicas):
             raise ValueError("editing on several devices needs --trainer.strategy replicas")
@@ -76,13 +76,13 @@ class Editor(WatchedModel):
         self.share = everyone if together else Place()
 
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Takes a model as the one to edit, and keeps the original of every edited weight."""
+        """Takes the model to edit, and stores the original of every edited weight."""
         super().attach(lm, tokenizer)
         self.edited = EditedWeights(lm, self.edited_weights())
         self.begin()
 
     def borrow(self, owner: "Editor") -> None:
-        """Takes the model that another editor edits, with its masters and originals."""
+        """Takes the model of another editor, with its masters and originals."""
         self.lm, self.tokenizer, self.fingerprint = owner.lm, owner.tokenizer, owner.fingerprint
         self.lm_name, self.asked, self.edited = owner.lm_name, owner.asked, owner.edited
         self.share, self.frames = owner.share, owner.frames
@@ -98,16 +98,16 @@ class Editor(WatchedModel):
         return self.edited.original
 
     def on_fit_start(self) -> None:
-        """Makes what edits need, from the unedited model where a run is resumed too."""
+        """Prepares on the unedited model, in a resumed run too."""
         with self.edited.unedited():
             self.prepare()
 
     def on_predict_start(self) -> None:
-        """Does so too."""
+        """Prepares in the same way."""
         self.on_fit_start()
 
     def prepare(self) -> None:
-        """Makes what edits need and only has to be made once, from the unedited model."""
+        """Computes, once and from the unedited model, what all edits need."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """SGD over the edited weights; its steps count the edits."""
@@ -118,12 +118,12 @@ class Editor(WatchedModel):
         """Makes one edit, or repeats the one made ahead, and counts it.
 
         Raises:
-            DriftError: if another device has not come to the same weights.
+            DriftError: if another device has different weights.
         """
         made = self.sweep.find(batch) if self.sweep is not None else None
         if made:
             self.remake(made)
-        elif batch:  # empty where another device makes the last edit of a sweep
+        elif batch:  # empty if another device makes the last edit of a sweep
             self.make_edit(batch)
         self.share.require_same(self.edited.masters() | self.history)
         self.optimizers().step()  # type: ignore[union-attr] # a single optimizer
@@ -149,12 +149,12 @@ class Editor(WatchedModel):
         self.record["seconds_edit"] = time.perf_counter() - started
 
     def begin(self) -> None:
-        """Keeps what :meth:`undo` brings back."""
+        """Stores what :meth:`undo` restores."""
         self.before = State(self.edited.snapshot(), dict(self.history), list(self.edited_requests))
         self.applied = []
 
     def make_ahead(self, batches: Sequence[Sequence[EditRequest]]) -> None:
-        """Makes coming edits, each from the model as it is, which is left so, into ``sweep``."""
+        """Makes coming edits into ``sweep``, each from the current model, which stays unchanged."""
         started = time.perf_counter()
         self.look_ahead([[self.as_edited(request) for request in batch] for batch in batches])
         record, made = self.record, []
@@ -168,7 +168,7 @@ class Editor(WatchedModel):
             edit.record["seconds_edit"] = (time.perf_counter() - started) / len(made)
 
     def look_ahead(self, batches: Sequence[Sequence[EditRequest]]) -> None:
-        """Takes the chance to work on coming edits, each made apart from the others, at once."""
+        """Works on coming edits together, where a method can; each starts from the same model."""
 
     def remake(self, made: Made) -> None:
         """Repeats an edit that was made ahead."""
@@ -181,12 +181,12 @@ class Editor(WatchedModel):
         self.record |= made.record
 
     def validation_step(self, batch: WatchedText, batch_idx: int) -> Scores:
-        """Scores of watched texts, those of a sweep being known together."""
+        """Scores of watched texts; a sweep scores all its edits together."""
         known = self.sweep.watch(batch, self.watch) if self.sweep is not None else None
         return self.watch(batch) if known is None else known
 
     def apply_update(self, update: Update) -> None:
-        """Adds an update to its weight, transformed if so configured.
+        """Adds an update to its weight, after the configured transform.
 
         Raises:
             FloatingPointError: if the update is not finite.
@@ -215,15 +215,15 @@ class Editor(WatchedModel):
             self.sweep.current = None
 
     def needs(self) -> dict[str, str]:
-        """What the method needs beside the model, and whether it is there, in words."""
+        """What the method needs besides the model, and whether it was found, in words."""
         return {}
 
     def card(self) -> dict[str, Any]:
-        """Adds which weights are edited."""
+        """Adds the names of the edited weights."""
         return super().card() | {"weights": self.edited_weights()}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """The edited weights alone, float32."""
+        """Only the edited weights, float32."""
         return {f"lm.{name}": self.edited.master(name) for name in self.original}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -231,7 +231,7 @@ class Editor(WatchedModel):
         checkpoint |= {"history": dict(self.history), "baseline": dict(self.baseline)}
         checkpoint["edited_requests"] = list(self.edited_requests)
         checkpoint["fingerprint"] = self.fingerprint
-        checkpoint.pop("hyper_parameters", None)  # else they would overrule the command line
+        checkpoint.pop("hyper_parameters", None)  # they would override the command line
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses edits of another model.

@@ -1,4 +1,4 @@
-"""MEND's hypernetwork, and the file that keeps a trained one."""
+"""MEND's hypernetwork and its file."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ def _key(shape: tuple[int, ...]) -> str:
 
 
 def save_hypernetwork(file: Path, hypernetwork: Hypernetwork, lm_name: str, model: str) -> None:
-    """Writes a hypernetwork as a whole or not at all; its matrices in float16."""
+    """Writes a hypernetwork, whole or not at all, with matrices in float16."""
     tensors = {
         name: (tensor.half() if tensor.ndim == 2 else tensor).contiguous()
         for name, tensor in hypernetwork.state_dict().items()
@@ -86,7 +86,7 @@ def load_hypernetwork(path: str | None, lm_name: str, model: str) -> Hypernetwor
     """A trained hypernetwork, frozen, float32.
 
     Raises:
-        FileNotFoundError: if there is no file of it.
+        FileNotFoundError: if its file does not exist.
         ValueError: if the file is damaged, or was trained for another model.
     """
     file = artefact_file(KIND, path, lm_name, model)

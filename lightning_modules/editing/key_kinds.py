@@ -1,4 +1,4 @@
-"""The kinds of keys that a request has in the edited layer, for those who look at keys."""
+"""The kinds of keys that a request has in the edited layer, for studies of keys."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ from .contexts import Contexts
 
 
 def key_kinds(contexts: Contexts, request: EditRequest, located: Located) -> dict[str, Tensor]:
-    """A request's keys at its subject, ``(f,)`` each: plain, mean, and behind one context."""
+    """A request's keys at its subject, ``(f,)`` each: plain, mean, and after one context."""
     kinds = {"plain": located.keys[0], "mean": located.keys.mean(0)}
     if len(contexts.templates) > 1:
         kinds["prefixed"] = located.keys[contexts.number_of(request)]
@@ -28,14 +28,14 @@ def keyed(
     located: Sequence[Located],
     kinds: Sequence[Mapping[str, Tensor]],
 ) -> list[Keyed]:
-    """Requests with their keys at the subject, and that of their prompt's first token.
+    """Requests with their keys at the subject and at their prompt's first token.
 
     Args:
         lm: the model.
         tokenizer: its tokenizer.
         layer: the edited layer.
         requests: n of them.
-        located: where each stands in the layer.
+        located: each one's keys and values in the layer.
         kinds: each one's keys at its subject, ``(f,)``, by kind.
     """
     firsts, places = first_token_keys(lm, tokenizer, layer, requests)

@@ -1,4 +1,4 @@
-"""Which layer ``auto`` stands for: the one that a stored study or trace of this model names."""
+"""The layer of ``auto``: the one that a stored study or trace of this model found."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ Auto = Literal["auto"]
 
 
 def chosen_layer(option: int | Auto, lm_name: str, model: str, depth: int) -> int:
-    """The layer itself, or for ``auto`` the one that was found best; says which one and why.
+    """The given layer, or for ``auto`` the best one found; reports which and why.
 
     A layer study's best layer comes first, then the middle of a causal trace's range.
 
@@ -26,7 +26,7 @@ def chosen_layer(option: int | Auto, lm_name: str, model: str, depth: int) -> in
 
     Raises:
         FileNotFoundError: if nothing is stored for ``auto``.
-        ValueError: if what is stored is damaged, of another model, or names no layer of this one.
+        ValueError: if the file is damaged, belongs to another model, or names no layer of this one.
     """
     if option != "auto":
         return option
@@ -50,11 +50,11 @@ def chosen_layer(option: int | Auto, lm_name: str, model: str, depth: int) -> in
 def chosen_layers(
     option: Sequence[int] | Auto, width: int, lm_name: str, model: str, depth: int
 ) -> list[int]:
-    """The layers themselves, or for ``auto`` a range that ends at the layer of ``auto``.
+    """The given layers, or for ``auto`` a range that ends at the layer of ``auto``.
 
     Args:
         option: as the user gave it.
-        width: number of layers in the range; fewer where the model begins.
+        width: number of layers in the range; fewer at the model's beginning.
         lm_name: the model's name.
         model: the model's fingerprint.
         depth: number of the model's layers.
@@ -71,7 +71,7 @@ def single(layer: int | Auto) -> Sequence[int] | Auto:
 
 
 def keep_result(lm_name: str, model: str, name: Literal["study", "trace"], result: dict) -> Path:
-    """Stores what a study or a trace found, beside what is there of the same model.
+    """Stores the result of a study or a trace; keeps the model's other results.
 
     Args:
         lm_name: the model's name.
@@ -93,7 +93,7 @@ def keep_result(lm_name: str, model: str, name: Literal["study", "trace"], resul
 
 
 def _named(found: dict[str, Any]) -> tuple[int, str]:
-    """A stored result's layer, and why it is that one."""
+    """A stored result's layer, and the reason."""
     if "study" in found:
         return found["study"]["layer"], found["study"]["why"]
     low, high = found["trace"]["range"]
@@ -101,7 +101,7 @@ def _named(found: dict[str, Any]) -> tuple[int, str]:
 
 
 def _read(file: Path, lm_name: str, model: str) -> dict[str, Any]:
-    """What is stored of a model.
+    """The stored results of a model.
 
     Raises:
         ValueError: if it is damaged or of another model.

@@ -25,12 +25,12 @@ class Entry(NamedTuple):
 
     Attributes:
         edit: its number in ``edits.jsonl``.
-        before: requests that the model held when it was made; 0 if it began from the original.
-        case_ids: of its requests.
+        before: number of requests that the model held before it; 0 for the original model.
+        case_ids: cases of its requests.
         identities: of its requests, which their case numbers need not be.
         fingerprint: of the unedited model.
-        weights: the parameter that each of its updates changes.
-        file: that holds its updates.
+        weights: the name of the parameter that each update changes.
+        file: holds its updates.
     """
 
     edit: int
@@ -42,10 +42,10 @@ class Entry(NamedTuple):
     file: Path
 
     def updates(self) -> list[Update]:
-        """What it added, in the order in which it was added.
+        """The edit's updates, in their order.
 
         Raises:
-            ValueError: if the file does not hold what was written.
+            ValueError: if the file is damaged.
         """
         try:
             with safe_open(self.file, "pt") as shard:
@@ -62,25 +62,25 @@ class Entry(NamedTuple):
 
 
 def damaged(file: Path, why: str) -> ValueError:
-    """What is said of a shard that cannot be trusted."""
+    """The error text for a damaged file."""
     return ValueError(f"{file} is damaged ({why}); give an intact copy")
 
 
 def shard_file(run: Path, edit: int) -> Path:
-    """Where an edit of a run is kept."""
+    """The file of an edit."""
     return run / FOLDER / f"{edit:06}.safetensors"
 
 
 def write_entry(entry: Entry, requests: Sequence[EditRequest], updates: Sequence[Update]) -> None:
-    """Writes an edit as a whole or not at all, and waits until the disk has it.
+    """Writes an edit, whole or not at all, and flushes it to the disk.
 
     Args:
-        entry: the edit; its file is made.
-        requests: of the edit; they go into the file's header in CounterFact's form.
-        updates: as they were applied, low-rank where they are.
+        entry: the edit, whose file is written.
+        requests: of the edit; the file's header holds them in CounterFact's format.
+        updates: as applied; low-rank ones stay low-rank.
 
     Raises:
-        OSError: if the disk does not take it.
+        OSError: if the disk is full or not writable.
     """
     metadata = {
         name: json.dumps(value) for name, value in entry._asdict().items() if name != "file"
@@ -108,9 +108,10 @@ def write_entry(entry: Entry, requests: Sequence[EditRequest], updates: Sequence
 
 
 def read_ledger(run: Path) -> list[Entry]:
-    """The edits of a run, in order; their updates are read when they are asked for.
+    """The edits of a run, in order; their updates are read lazily.
 
-    A damaged file at the very end is left out with a warning. So is what only the journal tells of.
+    A damaged last file is left out with a warning. A warning also counts edits that only the
+    journal has.
 
     Raises:
         FileNotFoundError: if there is no ledger.
@@ -140,9 +141,10 @@ def read_ledger(run: Path) -> list[Entry]:
 
 
 def joined(runs: Iterable[Path]) -> list[Entry]:
-    """The edits of several ledgers, one behind the other.
+    """The edits of several ledgers, one after another.
 
-    A run that continues another keeps its numbers; else they are counted on from the ledger before.
+    A run that continues another keeps its numbers; otherwise they continue those of the previous
+    ledger.
 
     Raises:
         ValueError: if the ledgers are of different models, or an edit is missing.
@@ -167,13 +169,13 @@ def joined(runs: Iterable[Path]) -> list[Entry]:
 
 
 def standing(entries: Sequence[Entry]) -> list[Entry]:
-    """The edits that the model of the last one holds: since it was original for the last time."""
+    """The edits that the model holds after the last one: those since it was last restored."""
     first = max((n for n, entry in enumerate(entries) if entry.before == 0), default=0)
     return list(entries[first:])
 
 
 def cut_behind(run: Path, edit: int) -> None:
-    """Removes the edits behind one: a run that resumes there makes them again."""
+    """Removes the edits after a given one; a run that resumes there makes them again."""
     for file in (run / FOLDER).glob("*.safetensors"):
         if int(file.stem) > edit:
             file.unlink()
@@ -199,7 +201,7 @@ def _entry(file: Path) -> Entry:
 
 
 def _applied(run: Path) -> list[int]:
-    """Numbers of the edits that the journal of a run calls applied."""
+    """Numbers of the edits that a run's journal marks as applied."""
     journal = run / "edits.jsonl"
     lines = journal.read_text("utf-8").split("\n")[:-1] if journal.exists() else []
     return [line["edit"] for line in map(json.loads, lines) if line["status"] == "applied"]

@@ -1,4 +1,4 @@
-"""What an editor has understood of a model, said before any work."""
+"""How an editor reads a model, reported before a run."""
 
 from data_modules.records import EditRequest
 

@@ -1,4 +1,4 @@
-"""The file of a model's norm anchor: how large solved values are in the unedited model (NAS)."""
+"""The file of a model's norm anchor: the mean norm of solved values in the unedited model (NAS)."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ COMMAND = "python train.py predict --config nas-anchor.yaml"
 
 
 def load_anchor(options: ValueSearchOptions, lm_name: str, model: str, layer: int) -> float | None:
-    """The norm that values are scaled to; None if they are left as found.
+    """The norm that values are scaled to; None if they are not scaled.
 
     Args:
         options: of the search.
@@ -22,8 +22,8 @@ def load_anchor(options: ValueSearchOptions, lm_name: str, model: str, layer: in
         layer: at whose output values are searched.
 
     Raises:
-        FileNotFoundError: if the stored anchor is wanted and there is none.
-        ValueError: if it is damaged, or of another model or layer.
+        FileNotFoundError: if the options name the stored anchor and there is none.
+        ValueError: if it is damaged, or belongs to another model or layer.
     """
     if options.anchor != "stored":
         return options.anchor
@@ -48,11 +48,11 @@ def load_anchor(options: ValueSearchOptions, lm_name: str, model: str, layer: in
 
 
 def anchor_file(lm_name: str, model: str) -> Path:
-    """Where a model's norm anchor is kept."""
+    """The file of a model's norm anchor."""
     return artefact_file(KIND, None, lm_name, model, ".json")
 
 
 def anchor_content(card: Mapping[str, Any], norm: float, requests: int) -> dict[str, Any]:
-    """What the file says: the norm, and of what model, layer and how many requests it is."""
+    """The content of the file: the norm, its model, its layer and the number of requests."""
     about = {name: card[name] for name in ("lm", "fingerprint", "method", "value", "seed")}
     return {"norm": norm, "layer": card["layers"][-1], "requests": requests, **about}

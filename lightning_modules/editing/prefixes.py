@@ -1,4 +1,4 @@
-"""What stands before a prompt when an edit is judged: a context it was edited in, or nothing."""
+"""The prefix of a prompt in the evaluation of an edit: one of the edit's contexts, or none."""
 
 import random
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from data_modules.records import EditRequest
 
 @dataclass(frozen=True)
 class PromptPrefix:
-    """Which prompts are judged behind one of the contexts of their edit.
+    """Which prompts are evaluated after one of the contexts of their edit.
 
-    An edit with consistent keys answers where its subject is not the first token; where it is, it
-    fails without a prefix (The Fall of ROME, section 5).
+    An edit with consistent keys fails if its subject is the prompt's first token and has no prefix
+    (The Fall of ROME, section 5).
 
     Attributes:
-        policy: ``none``, ``all`` requests, or ``collapse``: those whose plain key is far from
-            their mean key in the unedited model, which is why ROME collapses on them.
-        paraphrases: whether paraphrases get it too, beside the rewrite prompt.
-        cosine: of plain and mean key, below which a request is one of ``collapse``.
+        policy: ``none``, ``all`` requests, or ``collapse``: those whose plain key is far from their
+            mean key in the unedited model, the cause of ROME's collapse.
+        paraphrases: whether paraphrases get it too, besides the rewrite prompt.
+        cosine: of plain and mean key, below which a request counts as ``collapse``.
     """
 
     policy: Literal["none", "all", "collapse"] = "none"
@@ -27,7 +27,7 @@ class PromptPrefix:
     cosine: float = 0.5
 
     def before(self, request: EditRequest, context: str) -> EditRequest:
-        """The request as it is judged behind a context; its neighbors stay as they are."""
+        """The request with a context before its prompts; its neighbors stay unchanged."""
         return request._replace(
             prompt=context.replace("{}", request.prompt, 1),
             paraphrases=tuple(
@@ -38,5 +38,5 @@ class PromptPrefix:
 
 
 def context_of(request: EditRequest, contexts: Sequence[str], seed: int) -> int:
-    """Number of the request's context, always the same one and never the plain one, which is 0."""
+    """Number of the request's context: always the same, never 0, the plain one."""
     return random.Random(f"{seed} {request.case_id}").randrange(1, len(contexts))

@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 
 class Replicas(DDPStrategy):
-    """Processes that talk to each other, without DDP's wrapper: no gradient crosses devices."""
+    """Communicating processes without DDP's wrapper: devices exchange no gradients."""
 
     def setup_environment(self) -> None:
-        """Joins the others until the end, which is that of the process that started this one too.
+        """Joins the process group; this process ends when its parent ends.
 
         Gloo's threads free tensors, for which they need the interpreter: they end before it does
         (pytorch#190489), but not with a run, since the Trainer may begin another.
@@ -35,10 +35,10 @@ class Replicas(DDPStrategy):
         """Leaves the model as it is."""
 
     def process_dataloader(self, dataloader: Any) -> Any:
-        """Leaves a loader as it is: it knows what this device is to get, and in which order.
+        """Leaves a loader unchanged: it knows which batches this device gets, and their order.
 
         Raises:
-            ValueError: if Lightning has shared it out.
+            ValueError: if Lightning added its own sampler.
         """
         if isinstance(getattr(dataloader, "sampler", None), DistributedSampler):
             raise ValueError("the strategy 'replicas' needs Trainer(use_distributed_sampler=False)")
@@ -49,7 +49,7 @@ StrategyRegistry.register("replicas", Replicas, description=str(Replicas.__doc__
 
 
 def _leave() -> None:
-    if dist.is_initialized():  # once, however many runs there were
+    if dist.is_initialized():  # once for any number of runs
         dist.destroy_process_group()
 
 
@@ -60,26 +60,26 @@ def _end_with(parent: int) -> None:
 
 
 class DriftError(RuntimeError):
-    """Two copies of the model are no longer the same."""
+    """Two copies of the model differ."""
 
 
 class Place(NamedTuple):
-    """Which device this is of those that hold the same model and work on the same edit.
+    """This device among those that hold the same model and work on the same edit.
 
     Attributes:
         rank: from 0.
-        devices: how many there are.
+        devices: their number.
     """
 
     rank: int = 0
     devices: int = 1
 
     def holds(self, number: int) -> bool:
-        """Whether a piece of work is this device's: they take turns."""
+        """Whether a piece of work belongs to this device; the devices take turns."""
         return number % self.devices == self.rank
 
     def summed(self, part: Tensor, device: torch.device) -> Tensor:
-        """The sum of what each device has computed, on the CPU."""
+        """The sum of all devices' tensors, on the CPU."""
         if self.devices == 1:
             return part
         total = part.to(device)
@@ -94,7 +94,7 @@ class Place(NamedTuple):
         return move_data_to_device({n: piece for p in parts for n, piece in p.items()}, device)
 
     def require_same(self, weights: dict[str, Tensor]) -> None:
-        """Makes sure that the copies of the model have not drifted apart.
+        """Checks that all copies of the model are equal.
 
         Raises:
             DriftError: if two devices hold different values.
@@ -113,7 +113,7 @@ class Place(NamedTuple):
 
 
 def gathered(own: T) -> list[T]:
-    """What each process has, in the order of their ranks; all must ask for it."""
+    """Every process's object, in the order of their ranks; all processes must call it."""
     if not dist.is_initialized():
         return [own]
     everyone: list[Any] = [None] * dist.get_world_size()
@@ -122,13 +122,13 @@ def gathered(own: T) -> list[T]:
 
 
 def in_turn(own: Sequence[T]) -> list[T]:
-    """The results of all processes, in the order in which they took turns."""
+    """The results of all processes, in the order of the work."""
     shares = gathered(list(own))
     turns = range(max(map(len, shares)))
     return [share[turn] for turn in turns for share in shares if turn < len(share)]
 
 
 def checksum(weight: Tensor) -> int:
-    """The sum of a tensor's bits, read as integers: any single change shows."""
+    """The sum of a tensor's bits, read as integers: any single change alters it."""
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
     return int(weight.detach().contiguous().view(bits).sum(dtype=torch.int64))

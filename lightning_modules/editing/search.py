@@ -1,4 +1,4 @@
-"""Searching the values of requests: several together, ahead of their edits, compiled."""
+"""The value search: several requests together, ahead of their edits, compiled."""
 
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -23,7 +23,7 @@ class ValueSearch:
 
     Args:
         options: how values are searched.
-        together: requests searched in one batch, at most; bounds memory.
+        together: most requests searched in one batch; bounds memory.
         compiled: whether the model is compiled for the search.
     """
 
@@ -43,13 +43,13 @@ class ValueSearch:
     def seek(
         self, requests: Sequence[EditRequest], record: Record, share: Place, device: torch.device
     ) -> list[Sought]:
-        """Each request's keys and values, and the value found; devices share the requests.
+        """Each request's keys and values and the value found; devices share the requests.
 
         Args:
             requests: all of them.
             record: runs some of the requests in every context.
             share: which of the devices this is.
-            device: where the results are wanted.
+            device: of the results.
         """
         if all(request in self._ahead for request in requests):
             return [self._ahead[request] for request in requests]
@@ -65,7 +65,7 @@ class ValueSearch:
     def look_ahead(
         self, requests: Sequence[EditRequest], record: Record, share: Place, device: torch.device
     ) -> None:
-        """Searches the values of coming edits, each made apart from the others, together."""
+        """Searches the values of coming edits together; each edit starts from the same model."""
         self.forget()
         self._ahead = dict(zip(requests, self.seek(requests, record, share, device), strict=True))
 
@@ -80,11 +80,11 @@ class ValueSearch:
         return located, found._replace(change=(scaled - output).float(), scale=scale)
 
     def forget(self) -> None:
-        """Drops the values that were searched ahead."""
+        """Drops the values searched ahead."""
         self._ahead = {}
 
     def parts(self, requests: Sequence[EditRequest]) -> list[Sequence[EditRequest]]:
-        """The requests in as many parts as memory demands."""
+        """The requests in parts that fit into memory."""
         return [requests[at : at + self.together] for at in range(0, len(requests), self.together)]
 
     def unmet(self, found: FoundValue) -> bool:

@@ -1,4 +1,4 @@
-"""The file of a model's second moments: where it lies, what it says of itself, when it is refused.
+"""The file of a model's second moments: its place, its metadata, and when it is refused.
 
 One entry per layer: the packed moment, and in the metadata, as JSON, how it was estimated.
 """
@@ -30,8 +30,8 @@ def load_second_moment(path: str | None, lm_name: str, model: str, layer: int) -
 
     Raises:
         FileNotFoundError: if there is no file of statistics.
-        ValueError: if it is damaged, of another model, lacks the layer, or counts fewer tokens
-            than a key is wide, which leaves the moment singular.
+        ValueError: if it is damaged, belongs to another model, lacks the layer, or has fewer tokens
+            than a key is wide, so that the moment is singular.
     """
     file = artefact_file(KIND, path, lm_name, model)
     first = model.rpartition("-first-position-")[2] if "-" in model else "0"
@@ -72,7 +72,7 @@ def _entry(file: Path, lm_name: str, model: str, layer: int) -> tuple[Tensor, di
     """A layer's packed moment and how it was estimated.
 
     Raises:
-        ValueError: if the file is of another model, lacks the layer, or its numbers have changed.
+        ValueError: if the file belongs to another model, lacks the layer, or was changed.
     """
     name = f"layer.{layer}"
     with safe_open(file, "pt") as stored:
@@ -94,7 +94,7 @@ def _entry(file: Path, lm_name: str, model: str, layer: int) -> tuple[Tensor, di
 def save_second_moments(
     file: Path, lm_name: str, model: str, moments: Mapping[int, Tensor], about: Mapping[int, dict]
 ) -> None:
-    """Writes packed moments by layer, all or nothing; other layers of the file stay in it.
+    """Writes packed moments by layer, all or nothing; keeps the file's other layers.
 
     Args:
         file: in an existing folder.
@@ -116,7 +116,7 @@ def save_second_moments(
 
 
 def require_tokens(tokens: int, width: int, what: str) -> None:
-    """Refuses a moment that is singular for want of tokens.
+    """Refuses a moment of so few tokens that it is singular.
 
     Raises:
         ValueError: if there are fewer tokens than a key is wide.
@@ -134,7 +134,7 @@ def checksum(triangle: Tensor) -> str:
 
 
 def _kept(file: Path, model: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What a file holds of the same model; nothing if it is damaged or of another one."""
+    """The file's layers; none if it is damaged or belongs to another model."""
     if not file.is_file():
         return {}, {}
     try:

@@ -1,4 +1,4 @@
-"""Edits that each start from the original model, watched together: a single-edit sweep, faster."""
+"""Edits that each start from the original model, evaluated together: a faster single-edit sweep."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,13 +15,13 @@ from .edited_weights import EditedWeights, Update
 
 
 class Made(NamedTuple):
-    """An edit that was made from the original model and taken back.
+    """An edit that was made from the original model and undone.
 
     Attributes:
-        requests: whose edit it is.
-        updates: as they were applied; none if it failed.
-        history: what the method remembers after it.
-        record: its figures.
+        requests: of the edit.
+        updates: as applied; none if it failed.
+        history: the method's memory after it.
+        record: the edit's figures.
     """
 
     requests: Sequence[EditRequest]
@@ -31,10 +31,10 @@ class Made(NamedTuple):
 
 
 class Sweep:
-    """Single edits whose effect on a text is seen in one pass.
+    """Single edits whose effect on a text is computed in one pass.
 
-    The pass gives every edit its own copy of the text and adds the edit's low-rank term to what
-    the unedited weights give, which are not touched.
+    The pass gives every edit its own copy of the text and adds the edit's low-rank term to the
+    output of the unedited weights, which stay unchanged.
 
     Args:
         edited: the weights under edit.
@@ -49,7 +49,7 @@ class Sweep:
         self.watched: dict[tuple[int, ...], list[Scores]] = {}
 
     def find(self, requests: Sequence[EditRequest]) -> Made | None:
-        """The edit of these requests, which is then the current one, if it is among them."""
+        """The edit of these requests, which becomes the current one; None if it is not here."""
         numbers = [n for n, made in enumerate(self.made) if made.requests == requests]
         self.current = numbers[0] if numbers else None
         return self.made[numbers[0]] if numbers else None
@@ -61,7 +61,7 @@ class Sweep:
 
         Args:
             batch: the text.
-            watch: scores so many copies of it.
+            watch: scores a given number of copies of it.
         """
         if self.current is None or not self.low_rank:
             return None

@@ -1,4 +1,4 @@
-"""What may be done to any method's update before it is applied; chosen in YAML."""
+"""Transforms of any method's update before it is applied; chosen in YAML."""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,7 +10,7 @@ from .edited_weights import Update
 
 
 class UpdateTransform(ABC):
-    """Replaces an update by another one of the same weight."""
+    """Replaces an update by another of the same weight."""
 
     @abstractmethod
     def __call__(
@@ -20,9 +20,9 @@ class UpdateTransform(ABC):
 
         Args:
             update: as the method yielded it.
-            weight: ``(out, in)``, as it is now.
+            weight: ``(out, in)``, the current weight.
             original: ``(out, in)``, before any edit.
-            history: what is remembered of past edits; entries are replaced, never changed.
+            history: memory of past edits; entries are replaced, never changed.
         """
 
 
@@ -44,14 +44,14 @@ class RECT(UpdateTransform):
 
 
 class PRUNE(UpdateTransform):
-    """PRUNE (Ma et al. 2025): the original weight plus all updates, their large directions damped.
+    """PRUNE (Ma et al. 2025): original weight plus all updates, large singular values damped.
 
-    After every edit the weight is ``W0 + prune(Σ Δ)``. The sum is of updates as the methods made
-    them: what was pruned once is not pruned again. Its authors prune once, after all edits: ``test
+    After every edit the weight is ``W0 + prune(Σ Δ)``. The sum is that of the methods' own updates,
+    so nothing is pruned twice. Its authors prune once, after all edits: ``test
     --config replay.yaml --model.transform PRUNE`` does so.
 
     Args:
-        base: of the logarithm; published are 1.2, 1.5, 2 and e.
+        base: of the logarithm; published values are 1.2, 1.5, 2 and e.
     """
 
     def __init__(self, base: float = math.e) -> None:
@@ -60,18 +60,18 @@ class PRUNE(UpdateTransform):
     def __call__(
         self, update: Update, weight: Tensor, original: Tensor, history: dict[str, Tensor]
     ) -> Update:
-        """What leads from the present weight to the original one plus the pruned sum."""
+        """The step from the present weight to the original one plus the pruned sum."""
         name = f"total/{update.weight}"
         history[name] = history.get(name, 0) + update.dense().to(weight)
         return Update(update.weight, original + prune(history[name], original, self.base) - weight)
 
 
 class SPHERE(UpdateTransform):
-    """SPHERE (2026): updates kept off the input directions in which the weight's rows lie.
+    """SPHERE (2026): updates without the main input directions of the weight's rows.
 
     Args:
-        energy: η, the share of the rows' energy that those directions hold at least.
-        strength: a, the share of the update along them that is taken away.
+        energy: η, least share of the rows' energy that those directions hold.
+        strength: a, the share of the update along them that is removed.
     """
 
     def __init__(self, energy: float = 0.5, strength: float = 0.8) -> None:

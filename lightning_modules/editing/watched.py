@@ -1,4 +1,4 @@
-"""A language model that is loaded, watched and judged while something changes it."""
+"""A language model that is loaded and evaluated while something changes it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -24,23 +24,23 @@ from .edited_weights import EditedWeights
 from .record import EditRecord
 from .replicas import Place
 
-QUESTIONS_MEMORY = 2**27  # bytes; a request is judged before its edit and again after it
+QUESTIONS_MEMORY = 2**27  # bytes; a request is evaluated before its edit and again after it
 
 
 class WatchedModel(L.LightningModule, ABC):
-    """Watched text under ``validate``, requests under ``test``; scores are all that it returns.
+    """Scores watched text under ``validate`` and requests under ``test``.
 
-    Everything known about the edit in flight is in ``record``, which callbacks complete and the
-    journal writes; ``baseline`` is what the unedited model scored. Devices that hold the same model
-    share the work: ``share`` tells which of them this is.
+    ``record`` holds all figures of the current edit; callbacks complete it and the journal writes
+    it. ``baseline`` holds the unedited model's scores. Devices that hold the same model share the
+    work; ``share`` is this device's place among them.
 
     Args:
         lm: ``embedded``, a folder, or a model's name on the hub.
-        dtype: of the model's weights; those under edit are also kept in float32.
-        seed: of everything the method draws by chance.
+        dtype: of the model's weights; edited weights also have float32 masters.
+        seed: of the method's random choices.
         trust_remote_code: run code that comes with the model.
-        watch_memory: GiB of the model's device for hidden states of watched text below the edit.
-        watch_host_memory: GiB of the host's memory for those that do not fit there.
+        watch_memory: GiB on the model's device for hidden states of watched text below the edit.
+        watch_host_memory: GiB on the host for those that do not fit there.
         first_position: of each text's first token; 1 gives it the second token's position.
         chat: for what prompts are put through the tokenizer's chat template: to ``edit``, to
             ``judge`` (tasks included), ``both`` (or true), ``auto`` (both if there is a template),
@@ -86,7 +86,7 @@ class WatchedModel(L.LightningModule, ABC):
 
     @property
     def record(self) -> EditRecord:
-        """What is known about the edit in flight; a mapping assigned to it becomes a record."""
+        """Figures of the current edit; a mapping assigned to it becomes a record."""
         return self._record
 
     @record.setter
@@ -132,7 +132,7 @@ class WatchedModel(L.LightningModule, ABC):
             self.attach(*load(self.lm_name, self.dtype_name, self.trust_remote_code))
 
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Takes a model as the one in question, where it is: frozen, in eval mode, and faster."""
+        """Takes the model in place: frozen, in eval mode, with fast kernels."""
         self.lm, self.tokenizer = lm.requires_grad_(False).eval(), fast(tokenizer, self.lm_name)
         options = (self.chat, self.separator, self.end_of_target)
         self.frames = frames(lm, tokenizer, self.lm_name, *options)
@@ -151,7 +151,7 @@ class WatchedModel(L.LightningModule, ABC):
         return self.watch(batch)
 
     def watch(self, batch: WatchedText, copies: int = 1) -> Scores:
-        """Scores of watched texts, as if each stood there so many times.
+        """Scores of watched texts, each repeated ``copies`` times.
 
         A text longer than the model's positions is scored in windows of that length.
         """
@@ -171,7 +171,7 @@ class WatchedModel(L.LightningModule, ABC):
         return self._watched([begun_span(self.tokenizer, text) for text in batch.texts])
 
     def test_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
-        """Judges each edit of a checkpoint on the model as it is now; without one, all requests."""
+        """Evaluates each edit of a checkpoint on the current model; without one, all requests."""
         chosen = self.tested(batch)
         return [
             {"case_id": request.case_id, **scores}
@@ -185,10 +185,10 @@ class WatchedModel(L.LightningModule, ABC):
         return [request for request in requests if request.identity in self.edited_requests]
 
     def predict_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
-        """Foretells nothing here.
+        """Refuses: without keys there is no risk to predict.
 
         Raises:
-            ValueError: always; a method with keys says more.
+            ValueError: always; methods with keys override it.
         """
         raise ValueError(
             f"{type(self).__name__} has no keys from which the risk of an edit could be told; "
@@ -200,11 +200,11 @@ class WatchedModel(L.LightningModule, ABC):
         return self._shared(score(self.lm, spans, lower=self.asked, share=self.share))
 
     def answer(self, items: Sequence[TaskItem], new_tokens: int = 256) -> list[dict[str, float]]:
-        """How well each item of one task is answered by the model as it is now.
+        """Scores of the current model on each item of one task.
 
         Args:
-            items: what stands below the edit is kept for when they come again.
-            new_tokens: most tokens of an answer that the model writes.
+            items: their hidden states below the edit are cached for the next call.
+            new_tokens: most tokens of a generated answer.
         """
         items = [framed_item(item, self.frames.judged) for item in items]
         if items[0].choices:
@@ -220,18 +220,18 @@ class WatchedModel(L.LightningModule, ABC):
         return self._shared(score(self.lm, spans, lower=self.lower, share=self.share))
 
     def _shared(self, scores: Scores) -> Scores:
-        """The scores that the devices have found together."""
+        """The scores of all devices, combined."""
         parts = [scores.log_prob, scores.greedy, scores.guesses]
         total = self.share.summed(torch.cat([part.double() for part in parts]), self.device)
         log_prob, greedy, guesses = total.split([len(part) for part in parts])
         return Scores(log_prob, scores.length, greedy.long(), guesses.long())
 
     def judge(self, request: EditRequest) -> dict[str, float]:
-        """How the model, as it is now, answers a request: its measures by name."""
+        """Measures of the current model's answers to a request, by name."""
         return self.judge_all([request])[0]
 
     def judge_all(self, requests: Sequence[EditRequest]) -> list[dict[str, float]]:
-        """The same for several requests, which are asked together."""
+        """The same for several requests in one batch."""
         asked = [questions(self.as_judged(self.worded(request))) for request in requests]
         answered = answers(self.score, self.tokenizer, asked)
         if not self.edited_requests:
@@ -248,7 +248,7 @@ class WatchedModel(L.LightningModule, ABC):
         ]
 
     def _remember(self, requests: Sequence[EditRequest], answered: Sequence[Answered]) -> None:
-        """Keeps what the unedited model says to the requests' neighbors."""
+        """Stores the unedited model's answers to the requests' neighbors."""
         for request, groups in zip(requests, answered, strict=True):
             said = [answer.guesses for answer in groups["neighborhood"]]
             self.unedited_guesses[request.neighborhood] = said
@@ -257,7 +257,7 @@ class WatchedModel(L.LightningModule, ABC):
         return self._shared(score(self.lm, spans, share=self.share))
 
     def worded(self, request: EditRequest) -> EditRequest:
-        """The request in the words in which it is judged; here its own."""
+        """The request as it is evaluated; unchanged by default."""
         return request
 
     def as_edited(self, request: EditRequest) -> EditRequest:

@@ -1,4 +1,4 @@
-"""Where in a prompt and how deep in a model a fact lies: positions, windows and mean effects.
+"""The position and depth of a fact in a model: token roles, windows and mean effects.
 
 Causal tracing after Meng et al. 2022 (Locating and Editing Factual Associations in GPT), section 2.
 """
@@ -23,8 +23,8 @@ WIDEST, SHARE = 10, 5  # layers of the paper's window, of a model with 48; one p
 def token_roles(first: int, last: int, count: int) -> Tensor:
     """The role of each token of a prompt, ``(t,)``: its place in ``ROLES``, -1 before the subject.
 
-    Each token has one role. A subject of one token is its own last one; a subject that ends the
-    prompt leaves no last token beside it.
+    Each token has one role. The only token of a one-token subject is its last; if the subject ends
+    the prompt, there is no last token of the prompt besides it.
 
     Args:
         first: index of the subject's first token.
@@ -32,7 +32,7 @@ def token_roles(first: int, last: int, count: int) -> Tensor:
         count: number of tokens.
 
     Raises:
-        ValueError: if the subject does not lie in the prompt.
+        ValueError: if the subject is outside the prompt.
     """
     if not 0 <= first <= last < count:
         raise ValueError(f"the subject must lie in [0, {count}), got tokens {first} to {last}")
@@ -52,12 +52,12 @@ def usual_window(depth: int) -> int:
 
 
 def window_around(layer: int, width: int, depth: int) -> range:
-    """The layers of a window, cut off at the model's ends; one layer more below than above."""
+    """The layers of a window, cut at the model's ends; if even, one more below than above."""
     return range(max(0, layer - width // 2), min(depth, layer + (width + 1) // 2))
 
 
 def mean_by_role(effects: Tensor, roles: Tensor) -> Tensor:
-    """Mean effect ``(roles, layers)`` over the tokens of each role; NaN where there are none.
+    """Mean effect ``(roles, layers)`` over the tokens of each role; NaN without any.
 
     Args:
         effects: ``(layers, t)``.

@@ -1,4 +1,4 @@
-"""What MEND and UltraEdit do to a weight's gradient, which is an outer product for each token."""
+"""How MEND and UltraEdit transform a weight's gradient, a sum of one outer product per token."""
 
 from typing import NamedTuple
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class RunningMoments(NamedTuple):
-    """Mean and spread of all rows seen so far, in float64.
+    """Mean and spread of all rows so far, in float64.
 
     Attributes:
-        seen: ``()``, how many rows.
+        seen: ``()``, number of rows.
         mean: ``(f,)``.
         squares: ``(f,)``, sum of squared deviations from the mean.
     """
@@ -21,17 +21,17 @@ class RunningMoments(NamedTuple):
 
     @classmethod
     def none(cls, like: Tensor) -> "RunningMoments":
-        """The moments of no rows, where rows are ``(…, f)`` as those of ``like``."""
+        """Moments before any row; rows are ``(…, f)`` like ``like``."""
         zero = like.new_zeros(like.shape[-1], dtype=torch.float64)
         return cls(zero.new_zeros(()), zero, zero.clone())
 
     def extended(self, rows: Tensor, as_published: bool = False) -> "RunningMoments":
-        """The moments of the rows seen and of further ones ``(n, f)`` together (Chan et al.).
+        """Moments of all rows so far and of further ones ``(n, f)`` (Chan et al.).
 
         Args:
             rows: the further ones.
-            as_published: take n times their unbiased variance for the sum of their squared
-                deviations, as UltraEdit's code does; of a single row it is not a number.
+            as_published: use n times their unbiased variance as the sum of their squared
+                deviations, as in UltraEdit's code; for a single row it is NaN.
         """
         if not len(rows):
             return self
@@ -49,9 +49,9 @@ class RunningMoments(NamedTuple):
         )
 
     def standardized(self, rows: Tensor) -> Tensor:
-        """Rows ``(n, f)`` in deviations from the mean; a column that never varied becomes 0.
+        """Rows ``(n, f)`` in standard deviations from the mean; a constant column becomes 0.
 
-        Where nothing was seen yet, the rows themselves.
+        Before any row was observed, the rows themselves.
         """
         if self.seen == 0:
             return rows
@@ -60,16 +60,16 @@ class RunningMoments(NamedTuple):
 
 
 class LowRankLayer(nn.Module):
-    """``x + s ⊙ (U V x + b) + o``, the added part cut off below 0 if ``positive``.
+    """``x + s ⊙ (U V x + b) + o``; the added part is clamped at 0 if ``positive``.
 
-    It is the identity until trained, as U, b and o are 0. The scale s and the offset o belong to
-    one of the weights that share U, V and b.
+    Untrained it is the identity, since U, b and o are 0. Each weight that shares U, V and b has its
+    own scale s and offset o.
 
     Args:
         width: of x.
         rank: of ``U V``.
-        sharing: how many weights share the layer.
-        positive: whether the layer is a hidden one.
+        sharing: number of weights that share the layer.
+        positive: whether it is a hidden layer.
     """
 
     def __init__(self, width: int, rank: int, sharing: int, positive: bool) -> None:
@@ -82,7 +82,7 @@ class LowRankLayer(nn.Module):
         self.offset = nn.Parameter(torch.zeros(sharing, width))
 
     def forward(self, rows: Tensor, number: int) -> Tensor:
-        """Rows ``(n, width)`` transformed for the weight of that number."""
+        """Rows ``(n, width)`` transformed for the weight with that number."""
         added = rows @ self.down.T @ self.up.T + self.bias
         added = self.scale[number] * added + self.offset[number]
         # clamp, not relu: at its 0, where training begins, relu has no gradient
@@ -99,7 +99,7 @@ class GradientTransform(nn.Module):
         inputs: width of u, the weight's input.
         outputs: width of δ, the gradient at the weight's output.
         rank: of each layer.
-        sharing: how many weights have this shape.
+        sharing: number of weights of this shape.
     """
 
     seen: Tensor
@@ -117,7 +117,7 @@ class GradientTransform(nn.Module):
 
     @property
     def moments(self) -> RunningMoments:
-        """Of the factors observed."""
+        """Moments of the observed factors."""
         return RunningMoments(self.seen, self.mean, self.squares)
 
     def observe(self, inputs: Tensor, gradients: Tensor) -> None:
@@ -135,7 +135,7 @@ class GradientTransform(nn.Module):
 
 
 def lifelong_values(keys: Tensor, gradients: Tensor, rate: float) -> Tensor:
-    """UltraEdit's wanted change of the outputs, ``-η ‖h̃‖² ṽ`` per row, ``(n, out)``.
+    """UltraEdit's target change of the outputs, ``-η ‖h̃‖² ṽ`` per row, ``(n, out)``.
 
     Args:
         keys: ``(n, in)``, h̃, standardized inputs.

@@ -1,7 +1,7 @@
-"""Changes of a linear map for n keys at once, by regularised least squares (MEMIT and its kin).
+"""Changes of a linear map for n keys at once, by regularised least squares (as in MEMIT).
 
-``A = A0 + Kp Kpᵀ`` weighs what must stay: ``A0`` stands for the keys of text, ``Kp`` holds those of
-past edits. ``A0`` is factorized once for a whole run; an edit solves a system of its n keys alone.
+``A = A0 + Kp Kpᵀ`` says which outputs to preserve: ``A0`` those for keys of text, ``Kp`` those for
+keys of past edits. ``A0`` is factorized once per run; an edit solves a system of its n keys only.
 """
 
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .rank_one import whiten
 
-DEPENDENCE = 1e-8  # squared sine of the angle, 1e-4, below which keys differ by rounding alone
+DEPENDENCE = 1e-8  # squared sine of the angle, 1e-4, below which keys differ only by rounding
 
 
 class LowRank(NamedTuple):
@@ -28,10 +28,10 @@ class LowRank(NamedTuple):
 
 
 class Past(NamedTuple):
-    """The keys of t past edits and what solving with them needs, float64.
+    """The keys of t past edits and the factors for solving with them, float64.
 
     Attributes:
-        keys: ``(f, t)``, Kp; enough to make the others again.
+        keys: ``(f, t)``, Kp; the others can be recomputed from it.
         solved: ``(f, t)``, ``A0⁻¹ Kp``.
         factor: ``(t, t)``, lower Cholesky factor of ``I + Kpᵀ A0⁻¹ Kp``.
     """
@@ -43,15 +43,15 @@ class Past(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class NormalEquations:
-    """The system ``A = A0 + Kp Kpᵀ`` with ``A0 = weight · L Lᵀ``; it never changes, it is extended.
+    """The system ``A = A0 + Kp Kpᵀ`` with ``A0 = weight · L Lᵀ``; immutable.
 
-    Past keys alone make it again: ``NormalEquations(factor, weight).extended(past.keys)``.
+    Past keys suffice to rebuild it: ``NormalEquations(factor, weight).extended(past.keys)``.
 
     Args:
         factor: ``(f, f)``, L by :func:`~.rank_one.factorize`; None stands for the identity, and
             ``A0`` is a plain ridge.
-        weight: how strongly the keys behind ``L Lᵀ`` are protected.
-        past: keys of past edits, made by :meth:`extended` alone.
+        weight: how strongly the outputs for the keys in ``L Lᵀ`` are preserved.
+        past: keys of past edits; only :meth:`extended` sets it.
 
     Raises:
         ValueError: if the weight is not positive.
@@ -103,7 +103,7 @@ class NormalEquations:
         )
 
     def first(self, count: int) -> "NormalEquations":
-        """The system as it was when it had so many past keys, exactly."""
+        """Exactly the system as it was with that many past keys."""
         if self.past is None or count == 0:
             return replace(self, past=None)
         keys, solved, factor = self.past
@@ -162,7 +162,7 @@ def equality_update(
 
 
 def gain(keys: Tensor, solved: Tensor) -> Tensor:
-    """``Kᵀ (A + K Kᵀ)⁻¹ = (I + Kᵀ F)⁻¹ Fᵀ``, what residuals are multiplied by, ``(n, f)``.
+    """Right factor of an update, ``Kᵀ (A + K Kᵀ)⁻¹ = (I + Kᵀ F)⁻¹ Fᵀ``, ``(n, f)``.
 
     Args:
         keys: ``(f, n)``.
@@ -189,7 +189,7 @@ def check_pairs(keys: Tensor, residuals: Tensor) -> None:
 
 
 def check_independent(keys: Tensor) -> None:
-    """Refuses keys ``(f, n)`` of which one is a linear combination of those before it.
+    """Refuses keys ``(f, n)`` if one is a linear combination of those before it.
 
     Raises:
         ValueError: naming the column and every pair of parallel columns.
@@ -213,14 +213,14 @@ def check_independent(keys: Tensor) -> None:
 
 
 def parallel_pairs(keys: Tensor) -> list[tuple[int, int]]:
-    """Numbers of columns of keys ``(f, n)`` that have the same direction, or opposite ones."""
+    """Pairs of columns of keys ``(f, n)`` with equal or opposite directions."""
     unit = torch.nn.functional.normalize(keys.double(), dim=0)
     parallel = 1 - (unit.T @ unit).square() < DEPENDENCE
     return [(int(one), int(other)) for one, other in parallel.triu(1).nonzero()]
 
 
 def condition_number(second_moment: Tensor) -> float:
-    """Largest over smallest eigenvalue of a symmetric ``(f, f)``; infinite if it is singular."""
+    """Largest over smallest eigenvalue of a symmetric ``(f, f)``; infinite if singular."""
     eigenvalues = torch.linalg.eigvalsh(second_moment.double())
     smallest, largest = float(eigenvalues[0]), float(eigenvalues[-1])
     return largest / smallest if smallest > 0 else torch.inf

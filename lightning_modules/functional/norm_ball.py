@@ -1,4 +1,4 @@
-"""Bounds on how far a weight may go (fine-tuning under an L∞ constraint)."""
+"""Bounds on the change of a weight (fine-tuning under an L∞ constraint)."""
 
 from torch import Tensor
 

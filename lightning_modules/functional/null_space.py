@@ -1,4 +1,4 @@
-"""The directions that no key of text occupies (AlphaEdit)."""
+"""The directions in which keys of text have almost no energy (AlphaEdit)."""
 
 from typing import NamedTuple
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 class NullSpace(NamedTuple):
-    """The directions of key space that hold next to no energy, by the smaller of two bases.
+    """The directions of key space with almost no energy, stored as the smaller of two bases.
 
     Attributes:
         basis: ``(f, r)``, orthonormal, float64.
-        spans_complement: whether the basis spans all other directions instead.
+        spans_complement: whether the basis spans the other directions instead.
     """
 
     basis: Tensor
@@ -31,16 +31,16 @@ class NullSpace(NamedTuple):
 
 
 def null_space(second_moment: Tensor, energy: float = 0.02) -> NullSpace:
-    """The least eigenvectors of a second moment that together hold at most a share of its trace.
+    """The smallest eigenvectors of a second moment that together hold at most a share of its trace.
 
-    The share is relative, so that keys of any size and any model have the same null space.
+    The share is relative, so the null space does not depend on the size of the keys.
 
     Args:
         second_moment: ``(f, f)``, symmetric.
         energy: the share, between 0 and 1.
 
     Raises:
-        ValueError: if the share is not between 0 and 1, or no direction holds as little.
+        ValueError: if the share is not between 0 and 1, or every direction holds more.
     """
     if not 0 < energy < 1:
         raise ValueError(f"energy must lie between 0 and 1, got {energy}")

@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 class RankOne(NamedTuple):
-    """A change ``left rightᵀ`` of a linear map, and the figures that tell whether it is safe.
+    """A change ``left rightᵀ`` of a linear map, and the figures that show whether it is safe.
 
     Attributes:
         left: ``(d,)``, residual over denominator.
         right: ``(f,)``, unit direction of ``C⁻¹ k``.
         numerator_norm: norm of the residual, wanted minus present value.
-        denominator: ``right · key``; an edit collapses the model when this nearly vanishes.
+        denominator: ``right · key``; a value near 0 collapses the model.
     """
 
     left: Tensor
@@ -23,7 +23,7 @@ class RankOne(NamedTuple):
 
 
 def factorize(second_moment: Tensor) -> Tensor:
-    """The lower Cholesky factor of a second moment, ``(f, f)``, float64; once per layer.
+    """Lower Cholesky factor of a second moment, ``(f, f)``, float64; computed once per layer.
 
     Args:
         second_moment: ``(f, f)``, symmetric, uncentred.
@@ -41,7 +41,7 @@ def factorize(second_moment: Tensor) -> Tensor:
 
 
 def whiten(keys: Tensor, factor: Tensor | None) -> Tensor:
-    """``C⁻¹ k`` for each column, in float64; the keys themselves where there is no C.
+    """``C⁻¹ k`` for each column, in float64; the keys themselves without C.
 
     Args:
         keys: ``(f, n)``.
@@ -58,10 +58,10 @@ def whiten(keys: Tensor, factor: Tensor | None) -> Tensor:
 
 
 def rank_one_update(direction_key: Tensor, key: Tensor, residual: Tensor) -> RankOne:
-    """The rank-one change that sends ``key`` to its present value plus ``residual``.
+    """Rank-one change that maps ``key`` to its present value plus ``residual``.
 
     ``Δ = residual (C⁻¹ k̄)ᵀ / ((C⁻¹ k̄)ᵀ key)``, in float64. With one key throughout this is the
-    paper's equation; the published code divides by another key than gives the direction.
+    paper's equation; the published code takes different keys for the direction and the denominator.
 
     Args:
         direction_key: ``(f,)``, ``C⁻¹ k̄``.

@@ -12,8 +12,8 @@ def initial_covariance(second_moment: Tensor, ridge: float, preservation: float)
 
     Args:
         second_moment: ``(f, f)``, ``K0 K0ᵀ``.
-        ridge: λ, how strongly the weight is held where it is.
-        preservation: μ, how strongly the outputs for old keys are.
+        ridge: λ, how strongly the weight is kept at its original.
+        preservation: μ, how strongly the outputs for old keys are preserved.
 
     Raises:
         ValueError: if λ is negative, or 0 with a second moment that is singular.
@@ -29,7 +29,7 @@ def recursive_update(covariance: Tensor, keys: Tensor, residuals: Tensor) -> tup
     """The change ``R Kᵀ C_t`` that fits new pairs, and the covariance ``C_t`` after it.
 
     ``C_t = C_{t-1} - F (I + Kᵀ F)⁻¹ Fᵀ`` with ``F = C_{t-1} K``. After any number of edits the
-    weight minimises the sum of all their squared errors plus what ``C₀`` holds.
+    weight minimises the sum of their squared errors plus the penalty of ``C₀``.
 
     Args:
         covariance: ``(f, f)``, symmetric, ``C_{t-1}``.

@@ -1,4 +1,4 @@
-"""The second moment of keys: summed batch by batch, and packed for a file."""
+"""The second moment of keys, summed batch by batch and packed for a file."""
 
 import torch
 from torch import Tensor
@@ -8,20 +8,20 @@ STRIPES = 8
 
 
 class SecondMoment:
-    """The running sum ``Σ k kᵀ``, of which only the lower half is computed and kept.
+    """The running sum ``Σ k kᵀ``, only its lower triangle is computed and stored.
 
     Products of a few thousand keys are float32, their sum is float64: twice as fast as float64
-    throughout, on most GPUs thirty times, and as exact as float32 keys are.
+    throughout, on most GPUs thirty times, and as exact as the float32 keys.
 
     Args:
         size: width ``f`` of a key.
-        device: where it is summed.
+        device: of the sum.
     """
 
     def __init__(self, size: int, device: torch.device | None = None) -> None:
         self.size = size
         height = -(-size // STRIPES)
-        # stripe i of the lower half: rows [end - height, end) up to column end
+        # stripe i of the lower triangle: rows [end - height, end) up to column end
         self.stripes = [
             torch.zeros(
                 min(height, size - top),

@@ -1,4 +1,4 @@
-"""What RECT, PRUNE and SPHERE make of a change before it is applied; weights are ``(out, in)``."""
+"""Transforms of a change before it is applied: RECT, PRUNE, SPHERE; weights are ``(out, in)``."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def rect(change: Tensor, weight: Tensor, keep: float = 0.4) -> Tensor:
-    """The entries of a change that are largest relative to the weight, ``|Δ / W|``; else zero.
+    """A change's largest entries relative to the weight, ``|Δ / W|``; zero elsewhere.
 
     Args:
         change: ``(out, in)``.
@@ -36,15 +36,15 @@ def largest_singular_value(weight: Tensor) -> float:
 
 
 def prune(total: Tensor, original: Tensor, base: float = math.e) -> Tensor:
-    """All that was changed since the original weight W0, its large singular values damped.
+    """Total change since the original weight W0, with large singular values damped.
 
     ``U f(S) Vᵀ`` with ``f(s) = m + log s - log m`` for each singular value s above m, the largest
-    one of W0, and ``f(s) = s`` for the others. The pruned weight is W0 plus this.
+    of W0, and ``f(s) = s`` for the others. The pruned weight is W0 plus this.
 
     Args:
         total: ``(out, in)``, the accumulated change, without earlier prunings.
         original: ``(out, in)``, W0.
-        base: of the logarithm; the smaller, the less is damped.
+        base: of the logarithm; a smaller base damps less.
 
     Returns:
         ``(out, in)``, float64.
@@ -67,15 +67,15 @@ def prune(total: Tensor, original: Tensor, base: float = math.e) -> Tensor:
 
 
 def sphere(change: Tensor, weight: Tensor, energy: float = 0.5, strength: float = 0.5) -> Tensor:
-    """A change kept off the input directions in which the weight's rows lie: ``Δ (I - a U Uᵀ)``.
+    """A change without the main input directions of the weight's rows: ``Δ (I - a U Uᵀ)``.
 
     The columns of U are the leading eigenvectors of ``Ŵᵀ Ŵ``, Ŵ being the weight with unit rows.
 
     Args:
         change: ``(out, in)``.
         weight: ``(out, in)``, the weight to be changed.
-        energy: η, the share of the eigenvalues' sum that U hold at least.
-        strength: a, the share of the change along U that is taken away.
+        energy: η, least share of the eigenvalues' sum that U holds.
+        strength: a, the share of the change along U that is removed.
 
     Returns:
         ``(out, in)``, float64.
@@ -103,7 +103,7 @@ def _smaller_gram(weight: Tensor) -> Tensor:
 def _leading_directions(weight: Tensor, lead: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Singular values ``(r,)`` and input directions ``(in, r)`` of ``(out, in)``.
 
-    By eigenvectors of the smaller of two Gram matrices, which takes a sixth of an SVD's time.
+    Uses eigenvectors of the smaller of two Gram matrices, in a sixth of an SVD's time.
 
     Args:
         weight: ``(out, in)``, float64.

@@ -10,20 +10,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ValueSearchOptions:
-    """How far and how fast a value is searched.
+    """Steps, rates and bounds of the value search.
 
     Attributes:
-        steps: losses evaluated at most; the last is not followed by a step.
+        steps: most evaluations of the loss; no step follows the last one.
         learning_rate: Adam's.
         weight_decay: weight of ``‖δ‖ / ‖v‖²`` in the loss.
         clamp: largest ``‖δ‖`` as a multiple of ``‖v‖``.
-        kl_weight: weight of the KL divergence that keeps what the subject is.
+        kl_weight: weight of the KL divergence that preserves the subject's essence.
         goal: loss below which the search stops.
-        stop: at the ``goal``, or when the target was ``most_probable`` in every context at
-            ``patience`` evaluations (ENCORE's early stopping), if that comes first.
-        patience: how many.
-        anchor: norm that the MLP's output with the change is scaled to (NAS), ``stored`` being the
-            one in this model's file; null: it is left as found.
+        stop: at the ``goal``, with ``most_probable`` also once the target was the most probable
+            answer in every context at ``patience`` evaluations (ENCORE's early stopping).
+        patience: number of such evaluations.
+        anchor: norm that the MLP's output with the change is scaled to (NAS), ``stored`` takes it
+            from this model's file; null leaves the output unscaled.
     """
 
     steps: int = 20
@@ -38,11 +38,11 @@ class ValueSearchOptions:
 
 
 class Answers(NamedTuple):
-    """How a model answers m requests, their values being changed.
+    """A model's answers to m requests with changed values.
 
     Attributes:
         nll: ``(m,)``, mean NLL of the target, in nats.
-        kl: ``(m,)``, KL divergence of what is said about the subject, in nats.
+        kl: ``(m,)``, KL divergence of the next token after the subject's essence prompt, in nats.
         most_probable: ``(m,)``, whether every target token is the greedy choice in every context.
     """
 
@@ -52,13 +52,13 @@ class Answers(NamedTuple):
 
 
 class FoundValue(NamedTuple):
-    """A value's change and the way to it.
+    """A value's change, and the losses on the way to it.
 
     Attributes:
         change: ``(d,)``, wanted minus original value, float32.
-        losses: the loss at every evaluation, the last one belonging to ``change``.
+        losses: the loss at every evaluation; the last one is that of ``change``.
         target_log_prob: mean log-probability of the target's tokens at the last evaluation, nats.
-        scale: what the MLP's output with the change was multiplied by since.
+        scale: factor by which the MLP's output with the change was scaled afterwards.
     """
 
     change: Tensor
@@ -86,13 +86,13 @@ def value_search(
 ) -> list[FoundValue]:
     """Adam on the changes δ of n values, each clamped to a ball around its value.
 
-    The loss is ``nll + kl_weight · kl + weight_decay · ‖δ‖ / ‖v‖²`` for each. The values do not
-    depend on each other: one whose search is over leaves the batch. A loss that is not finite ends
-    its search; ask :meth:`FoundValue.checked`. The host waits for the device once a step, to know
+    The loss is ``nll + kl_weight · kl + weight_decay · ‖δ‖ / ‖v‖²`` for each. The values are
+    independent: one whose search is over leaves the batch. A loss that is not finite ends its
+    search; call :meth:`FoundValue.checked`. The host waits for the device once per step, to know
     which searches are over.
 
     Args:
-        answers: of the values numbered by its second argument, their changes being ``(m, d)``.
+        answers: of the values numbered by its second argument, given their changes ``(m, d)``.
         values: ``(n, d)``, the original values v.
         options: steps, rates and bounds.
     """

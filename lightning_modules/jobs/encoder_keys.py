@@ -1,4 +1,4 @@
-"""Keys inside the encoder of an encoder-decoder, where a token sees those behind it too."""
+"""Keys inside the encoder of an encoder-decoder, where a token also sees later tokens."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,8 +21,8 @@ OUTPUT_MAP = "encoder.block.{}.layer.1.DenseReluDense.wo"
 class EncoderKeys(L.LightningModule):
     """Under ``predict``, keys of T5's encoder: at the subject's last token and at the first token.
 
-    A prompt is encoded as T5 reads it, with ``</s>`` behind it; the subject's last token is found
-    by character offsets, so that ``</s>`` is not counted as one of the subject's tokens.
+    A prompt is encoded as T5 reads it, with ``</s>`` at the end. Character offsets give the
+    subject's last token, so ``</s>`` never counts as one of the subject's.
 
     Args:
         lm: folder or hub name of a T5 model.
@@ -39,10 +39,10 @@ class EncoderKeys(L.LightningModule):
         self.found: list[Keyed] = []
 
     def configure_model(self) -> None:
-        """Loads the encoder alone, once.
+        """Loads only the encoder, once.
 
         Raises:
-            FileNotFoundError: if there is no such folder and no such model can be reached.
+            FileNotFoundError: if there is no such folder or reachable model.
             ValueError: if it is no T5, the layer does not exist, or the tokenizer is not fast.
         """
         if self.lm is not None:
@@ -70,12 +70,12 @@ class EncoderKeys(L.LightningModule):
         self.lm = lm.requires_grad_(False).eval()
 
     def predict_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
-        """Looks the keys of a batch up, which :meth:`keyed` then gives; where they were found."""
+        """Finds the keys of a batch, which :meth:`keyed` then returns; returns their positions."""
         self.found = self.keys_of(batch) if batch else []
         return [{"case_id": one.request.case_id, "begins": one.begins} for one in self.found]
 
     def keyed(self, batch: Sequence[EditRequest]) -> list[Keyed]:
-        """The keys of the requests that :meth:`predict_step` has seen."""
+        """Keys of the requests that :meth:`predict_step` has seen."""
         return self.found
 
     @torch.no_grad()
@@ -98,5 +98,5 @@ class EncoderKeys(L.LightningModule):
         ]
 
     def card(self) -> dict[str, Any]:
-        """Whose keys they are."""
+        """The encoder and layer of the keys."""
         return {"lm": self.lm_name, "layer": self.layer, "part": "encoder"}

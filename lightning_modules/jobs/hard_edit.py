@@ -1,4 +1,4 @@
-"""HardEdit: data points made to the pattern of hard cases, by a language model."""
+"""HardEdit: data points with the pattern of hard cases, written by a language model."""
 
 import json
 import random
@@ -17,14 +17,14 @@ from data_modules.records import EditRequest
 from ..language_model.loading import Dtype, load
 from .hard_edit_points import FIELDS, Point, as_point, fault, points_in
 
-COUNT = 10  # data points of one answer, as published
+COUNT = 10  # data points per answer, as published
 OFFERED = 30  # subjects
 SEED_POINT = {
     "prompt": "Thunder's occupation is",
     "subject": "Thunder",
     "target_new": "architect",
     "ground_truth": "actor",
-}  # the one with which the authors began
+}  # the authors' first example
 INSTRUCTION = """\
 Write data points for a study of what language models know. A data point is a JSON object of four \
 texts:
@@ -45,11 +45,11 @@ Write {count} data points, as a JSON list and nothing else.
 
 
 class HardEditSource(L.LightningModule, ABC):
-    """Data points in HardEdit's form under ``predict``, each checked and none of a known subject.
+    """Data points in HardEdit's form under ``predict``, each checked, with new subjects only.
 
     Args:
-        number: how many are wanted; as many as there are if null.
-        seed: of everything drawn by chance.
+        number: of data points; all that can be made if null.
+        seed: of all random choices.
     """
 
     def __init__(self, number: int | None, seed: int = 0) -> None:
@@ -64,15 +64,15 @@ class HardEditSource(L.LightningModule, ABC):
 
     @abstractmethod
     def propose(self, batch: Sequence[EditRequest]) -> Iterator[Point | str]:
-        """Data points that these requests lead to, or why there is none."""
+        """Data points from these requests, or the reason why there is none."""
 
     @property
     def complete(self) -> bool:
-        """Whether there are as many as are wanted."""
+        """Whether enough data points were made."""
         return self.number is not None and self.made >= self.number
 
     def setup(self, stage: str) -> None:
-        """Refuses several devices, which would not know each other's subjects.
+        """Refuses several devices, since they do not know each other's subjects.
 
         Raises:
             ValueError: if there are several.
@@ -81,7 +81,7 @@ class HardEditSource(L.LightningModule, ABC):
             raise ValueError("data points are made one behind the other; use --trainer.devices 1")
 
     def predict_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[Point]:
-        """The proposals that can be used."""
+        """The usable proposals."""
         good: list[Point] = []
         if self.complete:
             return good
@@ -96,7 +96,7 @@ class HardEditSource(L.LightningModule, ABC):
         return good
 
     def on_predict_end(self) -> None:
-        """Says how many were refused, and for what.
+        """Reports how many were refused, and why.
 
         Raises:
             ValueError: if all of them were.
@@ -114,17 +114,17 @@ class HardEditSource(L.LightningModule, ABC):
 
 
 class HardEditBuilder(HardEditSource):
-    """Asks a language model for data points, showing it the requests of a batch as examples.
+    """Prompts a language model for data points, with the requests of a batch as examples.
 
     Args:
-        lm: a folder, or a model's name on the hub, of a family that can be edited; best one tuned
-            to follow instructions.
-        answers: how often it is asked with the same examples.
-        number: data points wanted (HardEdit has about 460 that were kept of more).
-        subjects: words to choose subjects from, of which some are offered each time; its own
-            choice if empty.
-        temperature: of sampling; below 1 it keeps to what is likely.
-        new_tokens: of an answer, at most.
+        lm: a folder, or a model's name on the hub, of a supported family; preferably an instruct
+            model.
+        answers: number of answers to the same examples.
+        number: of data points (HardEdit kept about 460 of more).
+        subjects: words to choose subjects from, some of them in each prompt; the model chooses
+            freely if empty.
+        temperature: of sampling; below 1 it prefers likely tokens.
+        new_tokens: most tokens of an answer.
         dtype: of the weights.
     """
 
@@ -156,7 +156,7 @@ class HardEditBuilder(HardEditSource):
             self.lm, self.tokenizer = load(self.lm_name, self.dtype_name)
 
     def propose(self, batch: Sequence[EditRequest]) -> Iterator[Point | str]:
-        """What the model answers, again and again."""
+        """Data points in the model's answers."""
         examples = [SEED_POINT, *(as_point(request) for request in batch)]
         self.used |= {example["subject"].casefold() for example in examples}
         for _ in range(self.answers):
@@ -165,7 +165,7 @@ class HardEditBuilder(HardEditSource):
             yield from points_in(self.answer(self.instruction(examples)))
 
     def instruction(self, examples: Sequence[Point]) -> str:
-        """What the model is told, with all subjects that are used up."""
+        """The model's instruction, with all subjects used so far."""
         free = [word for word in self.subjects if word.casefold() not in self.used]
         offered = random.Random(self.seed + self.asked).sample(free, min(len(free), OFFERED))
         return INSTRUCTION.format(

@@ -20,10 +20,9 @@ def as_point(request: EditRequest) -> Point:
 
 
 def points_in(answer: str) -> Iterator[Point | str]:
-    """The JSON objects of an answer, whatever stands around them, or what is wrong with them.
+    """The JSON objects in an answer with any text around them, or their faults.
 
-    Only objects without another one inside count, and an object that is cut off if it is begun
-    like a data point.
+    Only objects without a nested one count, and a truncated object if it begins like a data point.
     """
     found = re.findall(r"\{[^{}]*\}?", answer)
     objects = [text for text in found if text.endswith("}") or '"prompt"' in text]
@@ -39,12 +38,12 @@ def points_in(answer: str) -> Iterator[Point | str]:
 def fault(point: Point, used: Collection[str]) -> str:
     """Why a data point cannot be used; empty if it can.
 
-    That the targets are nouns and the sentences make sense cannot be seen from here, nor that two
+    This cannot check whether the targets are nouns and the sentences make sense, or whether two
     words were written as one in lower case.
 
     Args:
-        point: with a text in each of the fields.
-        used: subjects, in lower case, that must not come again.
+        point: a text for each field.
+        used: subjects, in lower case, that must not occur again.
     """
     for name in FIELDS:
         if not isinstance(point.get(name), str) or not point[name].strip():

@@ -1,4 +1,4 @@
-"""HardEdit without a language model: one-word subjects put into the relations of other facts."""
+"""HardEdit without a language model: one-word subjects in the relations of other facts."""
 
 import random
 from collections import defaultdict
@@ -13,12 +13,12 @@ from .hard_edit_points import FIELDS, Point
 class HardEditTemplates(HardEditSource):
     """Data points of known facts: a one-word subject, a relation that fits, a false answer.
 
-    A relation is a wording that begins with its subject; it fits a subject whose answer is among
-    its answers, of which another one becomes the target. So that requests lend each other relations
-    and answers, one batch has to hold many of them: all, by a large ``--data.batch_size``.
+    A relation is a wording that begins with its subject. It fits a subject whose answer is among
+    its answers; another of these becomes the target. Requests of one batch share relations and
+    answers, so put all of them into one batch by a large ``--data.batch_size``.
 
     Args:
-        number: data points wanted; one per subject if null.
+        number: of data points; one per subject if null.
     """
 
     def __init__(self, number: int | None = None, seed: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Estimates the second moments of keys: every layer asked for in one pass, on any devices."""
+"""Estimates the second moments of keys: all requested layers in one pass, on any devices."""
 
 import math
 from typing import Any, NamedTuple
@@ -22,12 +22,12 @@ from ..language_model.positions import begin_at
 from ..language_model.scoring import batches_by_length
 from ..language_model.tokens import collate, special_before
 
-BATCHES_WAITING = 16  # windows of so many batches are sorted by length together
+BATCHES_WAITING = 16  # batches whose windows are sorted by length together
 SAMPLE_KEYS = 64
 
 
 class Window(NamedTuple):
-    """A piece of a document: how many tokens of the corpus stand before it, and its own."""
+    """A piece of a document: its tokens, and how many tokens of the corpus precede it."""
 
     place: int
     tokens: list[int]
@@ -36,20 +36,20 @@ class Window(NamedTuple):
 class KeyStatistics(L.LightningModule):
     """Estimates the second moment C of the keys of one or more layers in one pass over a corpus.
 
-    Documents are cut into windows, each run as a text of its own and with texts of its length, so
-    that hardly anything is padding; the pass ends at the deepest layer. After each doubling of
-    the tokens it reports how far ``C⁻¹ k``, the direction of an edit, still moved: the mean
-    cosine, over sample keys, between now and half the tokens. The statistics are those of the
-    first ``tokens`` tokens of the corpus, whatever the number of devices.
+    Documents are cut into windows. Each window is a text of its own and runs with windows of
+    similar length, so there is little padding; the pass ends at the deepest layer. After each
+    doubling of the tokens it reports how far ``C⁻¹ k``, the direction of an edit, still moved: the
+    mean cosine, over sample keys, between now and half the tokens. The statistics are those of the
+    first ``tokens`` tokens of the corpus for any number of devices.
 
     Args:
         lm: ``embedded``, a folder, or a model's name on the hub.
-        layers: which; all of them if null.
-        tokens: how many tokens are counted; ten times the MLP's width is a good beginning.
-        window: longest piece of a document, in tokens; each begins as any text of this model
-            does, with a special token if it has one.
+        layers: numbers of the layers; all if null.
+        tokens: number of tokens; ten times the MLP's width is a good start.
+        window: longest piece of a document, in tokens; each begins with the model's special token,
+            if it has one.
         batch_tokens: most tokens of one forward pass, padding included; bounds memory.
-        output: file to write; by default where the editors look for it.
+        output: file to write; by default the one that the editors read.
         dtype: of the model's weights; the same as when editing.
         trust_remote_code: run code that comes with the model.
         first_position: of each text's first token; the same as when editing.
@@ -104,7 +104,7 @@ class KeyStatistics(L.LightningModule):
             )
 
     def on_test_start(self) -> None:
-        """Starts the sums at zero; finds out early whether the file can be written."""
+        """Starts the sums at zero; checks early that the file can be written."""
         self.fingerprint = fingerprint(self.lm, self.tokenizer)
         self.file = artefact_file(KIND, self.output, self.lm_name, self.fingerprint)
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ class KeyStatistics(L.LightningModule):
         self.goals = [self.tokens >> halving for halving in range(halvings, -1, -1)]
 
     def test_step(self, batch: WatchedText, batch_idx: int) -> None:
-        """Adds the keys of a batch of texts, until the budget of tokens is spent."""
+        """Adds the keys of a batch of texts until the token budget is spent."""
         self.waiting += self.windows(batch)
         while self.goals and self.read >= self.goals[0]:
             goal = self.goals.pop(0)
@@ -133,7 +133,7 @@ class KeyStatistics(L.LightningModule):
             raise StopIteration  # ends Lightning's test loop, which reads its limits beforehand
 
     def windows(self, batch: WatchedText) -> list[Window]:
-        """This device's windows within the budget, knowing how many tokens the others' have."""
+        """This device's windows within the budget, given the other devices' numbers of tokens."""
         step = self.window - len(self.beginning)
         encoded = self.tokenizer(batch.texts, add_special_tokens=False, verbose=False)["input_ids"]
         documents = [
@@ -165,7 +165,7 @@ class KeyStatistics(L.LightningModule):
 
     @torch.no_grad()
     def add(self, rows: list[list[int]]) -> None:
-        """Adds ``Σ k kᵀ`` over all tokens of the rows, padding left out."""
+        """Adds ``Σ k kᵀ`` over all tokens of the rows, without padding."""
         batch = collate(rows, self.device)
         with recording(self.maps, stop_at=self.maps[max(self.maps)]) as seen:
             self.lm(
@@ -187,7 +187,7 @@ class KeyStatistics(L.LightningModule):
         return self.trainer.strategy.reduce(number, reduce_op="sum")
 
     def report(self) -> None:
-        """Notes C as it is now, and how far ``C⁻¹ k`` has moved since the last report."""
+        """Reports how far ``C⁻¹ k`` has moved since the last report, and stores C for the next."""
         self.total = int(self.summed(torch.tensor(self.counted, device=self.device)))
         found = {}
         for layer, running in self.sums.items():
@@ -206,7 +206,7 @@ class KeyStatistics(L.LightningModule):
     def agreement(self, layer: int, moment: Tensor) -> float | None:
         """Mean cosine of sample keys' ``C⁻¹ k`` with those of the last report.
 
-        None the first time, and where one of the two moments is singular.
+        None the first time, and if one of the two moments is singular.
         """
         factor, singular = torch.linalg.cholesky_ex(moment)
         before = self.directions.pop(layer, None)
@@ -218,7 +218,7 @@ class KeyStatistics(L.LightningModule):
         return float(F.cosine_similarity(before, self.directions[layer], dim=0).mean())
 
     def on_test_epoch_end(self) -> None:
-        """Counts what still waits.
+        """Counts the remaining windows.
 
         Raises:
             ValueError: if the corpus has fewer tokens than a key is wide.
@@ -232,7 +232,7 @@ class KeyStatistics(L.LightningModule):
         self.log("tokens", float(self.total), batch_size=1, sync_dist=True)
 
     def on_test_end(self) -> None:
-        """Writes the means, packed, with what they were computed from."""
+        """Writes the packed means and how they were estimated."""
         if not self.trainer.is_global_zero:
             return
         for layer, triangle in self.moments.items():

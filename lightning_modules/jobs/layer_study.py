@@ -17,14 +17,14 @@ declare(Field("layer", int, "from 0", "The layer of a layer study's edit.", "Lay
 
 
 class LayerStudy(Editor):
-    """Edits every request in every layer: an epoch is a layer, its edits those of the method there.
+    """Edits every request in every layer; each epoch edits in one layer.
 
-    Edits are to stand alone (RestoreWeights). The journal's lines tell their ``layer``.
+    It needs single edits (RestoreWeights). The journal's lines hold their ``layer``.
 
     Args:
-        method: its class and options, but for its layer, which must be the first one.
-        layers: which; every ``stride``-th of the model's if null.
-        stride: from one layer to the next.
+        method: its class and options; its layer must be the first one.
+        layers: layers to study; every ``stride``-th of the model if null.
+        stride: distance between layers.
     """
 
     editor: Editor
@@ -44,7 +44,7 @@ class LayerStudy(Editor):
         self.stride = stride
 
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Takes a model, to begin in the first layer.
+        """Takes a model, and starts in the first layer.
 
         Raises:
             ValueError: if a layer does not exist.
@@ -56,10 +56,10 @@ class LayerStudy(Editor):
         self.turn_to(self.layers[0])
 
     def turn_to(self, layer: int) -> None:
-        """Makes the method anew, for another layer of the unedited model.
+        """Creates the method for another layer of the unedited model.
 
         Raises:
-            ValueError: if it does not edit this layer alone.
+            ValueError: if it does not edit exactly this layer.
         """
         self.layer, self.editor = layer, self.made(layer)
         self.editor.lm = self.lm  # it is asked for its weights
@@ -73,19 +73,19 @@ class LayerStudy(Editor):
         self.transform, self.sweep = self.editor.transform, None
 
     def made(self, layer: int) -> Editor:
-        """The method in a layer; some take a number, some a list."""
+        """The method for a layer; some take a number, some a list."""
         try:
             return self.method(layer)
         except TypeError:
             return self.method([layer])
 
     def on_fit_start(self) -> None:
-        """Lets the run have an epoch for each layer."""
+        """Sets one epoch per layer."""
         super().on_fit_start()
         self.trainer.fit_loop.max_epochs = len(self.layers)
 
     def on_train_epoch_start(self) -> None:
-        """Goes on to the epoch's layer."""
+        """Turns to the epoch's layer."""
         layer = self.layers[self.current_epoch]
         if layer != self.layer:
             self.restore()
@@ -93,23 +93,23 @@ class LayerStudy(Editor):
             self.prepare()
 
     def prepare(self) -> None:
-        """Makes what the method needs in the present layer."""
+        """Prepares the method in the current layer."""
         self.editor.share = self.share
         self.editor.prepare()
 
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
-        """The method's edit in the present layer."""
+        """The method's edit in the current layer."""
         self.record |= {"method": type(self.editor).__name__, "layer": self.layer}
         self.editor.record, self.editor.history = self.record, self.history
         yield from self.editor.edit(requests)
 
     def worded(self, request: EditRequest) -> EditRequest:
-        """The request in the words in which the method has it judged."""
+        """The request as the method evaluates it."""
         self.editor.record = self.record
         return self.editor.worded(request)
 
     def edited_weights(self) -> list[str]:
-        """Those that the method edits in the present layer."""
+        """The weights that the method edits in the current layer."""
         return self.editor.edited_weights()
 
     def look_ahead(self, batches: Sequence[Sequence[EditRequest]]) -> None:
@@ -117,11 +117,11 @@ class LayerStudy(Editor):
         self.editor.look_ahead(batches)
 
     def card(self) -> dict[str, Any]:
-        """What the method says of itself, with all layers in the place of its own."""
+        """The method's card, with all layers in place of its own."""
         own = {name: fact for name, fact in self.editor.card().items() if name != "weights"}
         return own | {"layers": self.layers}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on in the layer of the checkpoint."""
+        """Continues in the layer of the checkpoint."""
         self.turn_to(self.layers[checkpoint["epoch"]])
         super().on_load_checkpoint(checkpoint)

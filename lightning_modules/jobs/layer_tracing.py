@@ -1,4 +1,4 @@
-"""Causal tracing: which states of a model carry the facts that it knows."""
+"""Causal tracing: which states of a model carry its facts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,18 +18,18 @@ from ..language_model.tracing import Fact, fact_of, subject_embeddings, trace
 class LayerTracing(WatchedModel):
     """Under ``predict``, traces the requests' true facts through the unedited model.
 
-    Noise on the embeddings of the subject takes the answer away. One state of the clean run, put
-    back at one token and layer, brings some of it back: its indirect effect. The state is a
-    block's output, or the outputs of the MLPs, or of the attention, of a window of layers. The
-    answer stands for its first token, as in the paper. Facts that the model does not state, all
-    tokens of the true answer being its greedy choice, are left out.
+    Noise on the embeddings of the subject lowers the answer's probability. Restoring one state of
+    the clean run at one token and layer raises it again: the state's indirect effect. The state is
+    a block's output, or the outputs of the MLPs or of the attention in a window of layers. The
+    probability is that of the answer's first token, as in the paper. A fact is traced only if every
+    token of the true answer is the model's greedy choice.
 
     Args:
-        noise: its standard deviation, as a multiple of that of all subjects' embeddings.
-        samples: of noise, over which probabilities are averaged.
+        noise: standard deviation, as a multiple of that of all subjects' embeddings.
+        samples: samples of noise, over which probabilities are averaged.
         window: layers whose MLP or attention outputs are restored together; 10, or a fifth of the
             model's layers if that is less, if null.
-        stride: from one layer that is traced to the next.
+        stride: distance between traced layers.
 
     Raises:
         ValueError: if one of them is not positive.
@@ -55,11 +55,11 @@ class LayerTracing(WatchedModel):
         self.deviation = 0.0
 
     def lowest_layer(self) -> int:
-        """Nothing is edited; hidden states are wanted from the first layer on."""
+        """The first layer: nothing is edited, and all hidden states are needed."""
         return 0
 
     def on_predict_start(self) -> None:
-        """Measures how far the embeddings of all subjects spread."""
+        """Measures the standard deviation of all subjects' embeddings."""
         loader: Any = self.trainer.predict_dataloaders
         facts = self.facts([request for batch in loader for request in batch])
         found = subject_embeddings(self.lm, facts)
@@ -69,7 +69,7 @@ class LayerTracing(WatchedModel):
 
     @property
     def layers(self) -> list[int]:
-        """The layers that are traced."""
+        """The traced layers."""
         return list(range(0, len(blocks(self.lm)), self.stride))
 
     @property
@@ -78,7 +78,7 @@ class LayerTracing(WatchedModel):
         return self.window or usual_window(len(blocks(self.lm)))
 
     def facts(self, requests: Sequence[EditRequest]) -> list[Fact]:
-        """The facts of those requests that have a true answer."""
+        """The facts of the requests with a true answer."""
         return [fact_of(self.tokenizer, request) for request in requests if request.target_true]
 
     def predict_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
@@ -92,7 +92,7 @@ class LayerTracing(WatchedModel):
         ]
 
     def known(self, requests: Sequence[EditRequest]) -> set[EditRequest]:
-        """Requests whose true answer is what the model says, token by token."""
+        """Requests whose true answer is the model's greedy choice, token by token."""
         asked = [request for request in requests if request.target_true]
         spans = [target_span(self.tokenizer, r.text, r.target_true) for r in asked]
         scores = self.score(spans)
@@ -112,7 +112,7 @@ class LayerTracing(WatchedModel):
         }
 
     def noise_of(self, request: EditRequest, fact: Fact) -> Tensor:
-        """A fact's samples of noise ``(n, s, d)``, the same whatever is traced before it."""
+        """A fact's samples of noise ``(n, s, d)``, independent of the facts before it."""
         chance = torch.Generator().manual_seed(self.seed * 1_000_003 + request.case_id)
         width = self.lm.get_input_embeddings().embedding_dim
         shape = (self.samples, fact.last + 1 - fact.first, width)
@@ -120,7 +120,7 @@ class LayerTracing(WatchedModel):
         return (self.noise * self.deviation * drawn).to(self.device)
 
     def card(self) -> dict[str, Any]:
-        """Adds how the noise was drawn and the width of the window."""
+        """Adds the noise's parameters and the width of the window."""
         return super().card() | {
             "noise": {
                 "multiple": self.noise,

@@ -1,4 +1,4 @@
-"""Trains MEND's hypernetwork: ordinary Lightning, automatic optimization, the model frozen."""
+"""Trains MEND's hypernetwork: ordinary Lightning, automatic optimization, a frozen model."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -28,30 +28,30 @@ from ..language_model.tokens import Span, target_span
 
 
 class Losses(NamedTuple):
-    """Of one edit: does the model answer as wanted, is it the same elsewhere; both in nats."""
+    """Losses of one edit: of the target, and of the change elsewhere; both in nats."""
 
     edit: Tensor
     locality: Tensor
 
 
 class MENDTraining(L.LightningModule):
-    """Learns which update makes a model answer a request, also reworded, and nothing else.
+    """Learns updates that make a model answer a request, reworded too, and change nothing else.
 
     Each batch is one edit of the original model. The loss is ``c · NLL + KL``: the NLL of the new
-    target behind the prompt and its paraphrases, and the KL divergence, before to after, at the
-    neighbors' answers. The gradients that an edit begins with are constants; nothing is
-    differentiated twice. Validation (``val/…``) judges each request as a single edit, and the
-    best hypernetwork by ``val/loss`` is kept in the file that MEND reads.
+    target after the prompt and its paraphrases, and the KL divergence, before to after, at the
+    neighbors' answers. The gradients that enter an edit are constants; nothing is differentiated
+    twice. Validation (``val/…``) evaluates each request as a single edit, and the file that MEND
+    reads holds the best hypernetwork by ``val/loss``.
 
     Args:
         lm: ``embedded``, a folder, or a model's name on the hub.
-        layers: whose MLPs are edited, all their maps; the last three if null.
+        layers: edited layers, with all maps of their MLPs; the last three if null.
         rank: of the hypernetwork's layers.
         edit_weight: c.
-        edit_rate: initial learning rate of an edit; it is learned, per weight.
+        edit_rate: initial learning rate of an edit; learned per weight.
         learning_rate: Adam's.
         rate_learning_rate: Adam's for the edit rates.
-        output: file to write; by default where MEND looks for it.
+        output: file to write; by default the one that MEND reads.
         dtype: of the language model's weights.
         trust_remote_code: run code that comes with the model.
     """
@@ -98,7 +98,7 @@ class MENDTraining(L.LightningModule):
     def changes(
         self, requests: Sequence[EditRequest], observe: bool = False
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Factors of the change of each weight that an edit makes; differentiable."""
+        """Factors of an edit's change of each weight; differentiable."""
         spans = [target_span(self.tokenizer, r.text, r.target_new) for r in requests]
         factors = gradient_factors(self.lm, spans, list(self.hypernetwork.shapes))
         if observe:
@@ -123,7 +123,7 @@ class MENDTraining(L.LightningModule):
         return Losses(nll @ nll.new_tensor([share for _, share in wanted]), divergence)
 
     def wanted(self, requests: Sequence[EditRequest]) -> list[tuple[Span, float]]:
-        """The new targets behind prompts and paraphrases, and each one's share of the edit loss.
+        """The new targets after prompts and paraphrases, and each one's share of the edit loss.
 
         A request's prompt weighs as much as all its paraphrases.
         """
@@ -185,7 +185,7 @@ class MENDTraining(L.LightningModule):
             )
 
     def on_validation_end(self) -> None:
-        """Keeps the best hypernetwork so far."""
+        """Stores the best hypernetwork so far."""
         loss = float(self.trainer.callback_metrics["val/loss"])
         if self.trainer.sanity_checking or loss >= self.best:
             return
@@ -195,7 +195,7 @@ class MENDTraining(L.LightningModule):
             save_hypernetwork(file, self.hypernetwork, self.lm_name, self.fingerprint)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Adam, with a learning rate of their own for the edit rates; both fall linearly to 0."""
+        """Adam, with a separate learning rate for the edit rates; both fall linearly to 0."""
         groups: list[dict[str, Any]] = [
             {"params": self.hypernetwork.transforms.parameters()},
             {"params": [self.hypernetwork.rates], "lr": self.rate_learning_rate},
@@ -209,7 +209,7 @@ class MENDTraining(L.LightningModule):
         }
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The hypernetwork alone."""
+        """Only the hypernetwork."""
         state = super().state_dict(*args, **kwargs)
         return {name: value for name, value in state.items() if not name.startswith("lm.")}
 
@@ -219,7 +219,7 @@ class MENDTraining(L.LightningModule):
         checkpoint["fingerprint"] = self.fingerprint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the best loss back.
+        """Restores the best loss.
 
         Raises:
             ValueError: if the checkpoint belongs to another model.

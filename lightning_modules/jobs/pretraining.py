@@ -9,13 +9,13 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 
 class Pretraining(L.LightningModule):
-    """A GPT-2-style language model, learning to predict the next token.
+    """A GPT-2-style language model that learns to predict the next token.
 
     Validation takes held-out text first (``val/loss``, nats per token) and questions second
     (``val/facts_stated``: fraction whose answer is the greedy continuation).
 
     Args:
-        start: folder of such a model to go on from, with its sizes; random weights if null.
+        start: folder of such a model to start from, with its sizes; random weights if null.
         vocabulary: number of tokens.
         layers: transformer blocks.
         width: size of the residual stream; the MLPs are four times as wide.
@@ -74,7 +74,7 @@ class Pretraining(L.LightningModule):
     ) -> None:
         """Loss on text; exact greedy match of the answer's tokens on questions."""
         tokens, labels = batch
-        # not through the compiled call: lengths vary here, and each would compile anew
+        # not through the compiled call: lengths vary here, and each would compile again
         logits = self.lm.forward(tokens, use_cache=False).logits[:, :-1].float()
         scored = labels[:, 1:] >= 0
         targets = labels[:, 1:][scored]

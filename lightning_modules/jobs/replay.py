@@ -16,20 +16,20 @@ from ..language_model.loading import fingerprint
 
 
 class Replay(Editor):
-    """Makes edits again as their ledger keeps them, in order, from the original weights.
+    """Repeats the edits of a ledger, in order, from the original weights.
 
     ``fit`` makes them one by one, with the requests of the run as data (``--data.path`` its
-    folder); ``validate`` and ``test`` begin with all of them made. The model is that of
-    the run bit by bit, or what it would be had some edits not been added. A ``transform`` is then
-    applied once, to the sum of all edits, as PRUNE's authors do. Edits of a single-edit sweep, each
-    made on the original model, come together on one.
+    folder); ``validate`` and ``test`` make all of them first. The model equals that of the run bit
+    for bit, or that of the run without the edits left out. A ``transform`` is then
+    applied once, to the sum of all edits, as PRUNE's authors do. The edits of a single-edit sweep,
+    each made on the original model, accumulate on one.
 
     Args:
         ledger: the folder of a run; or several, whose edits are made one run after another.
-        until: the last edit to make, by its number in ``edits.jsonl``; negative: so many at the
-            end are undone; null: all are made.
+        until: the last edit to make, by its number in ``edits.jsonl``; negative: undoes that many
+            at the end; null: makes all.
         without: edits to leave out.
-        only: edits to make and no others; all if null.
+        only: the only edits to make; all if null.
     """
 
     needs_subject = False
@@ -49,10 +49,10 @@ class Replay(Editor):
         self.place = 0
 
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Reads the ledgers, and takes the model that they tell of.
+        """Reads the ledgers and takes their model.
 
         Raises:
-            ValueError: if it is another one, or edits are named that the ledgers do not hold.
+            ValueError: if the model is another one, or the ledgers lack a named edit.
         """
         self.entries = joined(map(Path, self.ledgers))
         if self.entries[0].fingerprint != fingerprint(lm, tokenizer):
@@ -70,7 +70,7 @@ class Replay(Editor):
         super().attach(lm, tokenizer)
 
     def edited_weights(self) -> list[str]:
-        """Those that the ledgers tell of."""
+        """The weights in the ledgers."""
         return list(dict.fromkeys(name for entry in self.entries for name in entry.weights))
 
     def chosen(self) -> list[Entry]:
@@ -85,7 +85,7 @@ class Replay(Editor):
         ]
 
     def rebuild(self, entries: Sequence[Entry]) -> None:
-        """Gives the model these edits and no others."""
+        """Gives the model exactly these edits."""
         self.restore()
         for entry in entries:
             for update in self.updates(entry):
@@ -102,13 +102,13 @@ class Replay(Editor):
             self.apply_update(Update(name, total.contiguous()))
 
     def updates(self, entry: Entry) -> Iterator[Update]:
-        """What an edit added, on the model's device."""
+        """An edit's updates, on the model's device."""
         for name, left, right in entry.updates():
             there = None if right is None else right.to(self.device)
             yield Update(name, left.to(self.device), there)
 
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
-        """The updates of the edit that these requests had in the run."""
+        """The updates of these requests' edit in the run."""
         return self.updates(self.find(requests))
 
     def find(self, requests: Sequence[EditRequest]) -> Entry:
@@ -127,7 +127,7 @@ class Replay(Editor):
         )
 
     def make_edit(self, requests: Sequence[EditRequest]) -> None:
-        """Makes an edit of the ledger again, or leaves it out."""
+        """Repeats an edit of the ledger, or leaves it out."""
         entry = self.find(requests)
         self.place = self.entries.index(entry) + 1
         if entry in self.chosen():
@@ -144,19 +144,19 @@ class Replay(Editor):
         self.trainer.should_stop = self.trainer.should_stop or over
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on behind the edits that were made."""
+        """Continues after the edits already made."""
         super().on_load_checkpoint(checkpoint)
         self.place = checkpoint["global_step"]
 
     def on_validation_start(self) -> None:
-        """Makes all edits before they are watched, unless they are being made one by one."""
+        """Makes all edits before the evaluation, unless a fit makes them one by one."""
         if self.trainer.state.fn == "validate":
             self.rebuild(self.chosen())
 
     def on_test_start(self) -> None:
-        """Makes all edits before they are judged."""
+        """Makes all edits before the evaluation."""
         self.rebuild(self.chosen())
 
     def tested(self, requests: Sequence[EditRequest]) -> list[EditRequest]:
-        """Those requests whose edits were made."""
+        """The requests whose edits were made."""
         return [request for request in requests if request.identity in self.edited_requests]

@@ -1,4 +1,4 @@
-"""AlphaEdit: changes confined to the directions that the keys of text leave free."""
+"""AlphaEdit: changes confined to directions with almost no energy of the keys of text."""
 
 from typing import Any, Literal
 
@@ -13,10 +13,10 @@ class AlphaEdit(SpreadEditor):
     null space do not change at all.
 
     Args:
-        energy: share of the trace of C that the null space holds at most.
-        ridge: L2, how strongly the size of a change is held down.
+        energy: largest share of the trace of C that the null space may hold.
+        ridge: L2, weight of the penalty on the size of a change.
         history: keep the keys of past edits.
-        second_moment: of the keys, in which the null space is looked for; always estimated.
+        second_moment: of the keys, whose null space is used; always estimated.
     """
 
     def __init__(

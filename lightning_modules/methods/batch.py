@@ -1,4 +1,4 @@
-"""Values of many requests at once: which of them count, and what the journal keeps of them."""
+"""Values of many requests at once: which requests count, and their figures for the journal."""
 
 from collections.abc import Sequence
 from statistics import mean
@@ -15,7 +15,7 @@ from .key_value import KeyValueEditor
 
 
 class Batch(NamedTuple):
-    """Requests that agree with each other, with the values found for them.
+    """Requests that do not contradict each other, with the values found for them.
 
     Attributes:
         requests: n.
@@ -28,19 +28,19 @@ class Batch(NamedTuple):
     found: list[FoundValue]
 
     def wanted(self) -> Tensor:
-        """The values the plain prompts' subjects are to have, ``(d, n)``, float32."""
+        """Target values at the plain prompts' subjects, ``(d, n)``, float32."""
         pairs = zip(self.located, self.found, strict=True)
         return torch.stack([where.values[0].float() + to.change for where, to in pairs], 1)
 
 
 def seek_batch(editor: KeyValueEditor, requests: Sequence[EditRequest]) -> Batch:
-    """The values of all requests that count; their figures go to the editor's record.
+    """Searches the values of all requests that count; their figures go to the editor's record.
 
     Of requests with the same subject and prompt the last one counts; if the others want another
     target, the journal says so.
 
     Raises:
-        FloatingPointError: if the search of one met a loss that is not finite.
+        FloatingPointError: if the loss of a search is not finite.
     """
     last = {(request.subject, request.prompt): request for request in requests}
     kept = list(last.values())
@@ -59,7 +59,7 @@ def seek_batch(editor: KeyValueEditor, requests: Sequence[EditRequest]) -> Batch
 def batch_figures(
     editor: KeyValueEditor, batch: Batch, reasons: list[str]
 ) -> dict[str, float | str]:
-    """Means of what the journal keeps of each search, and every reason to be careful."""
+    """Means of the searches' figures, and all warnings about them."""
     rows = [editor.figures(*pair) for pair in zip(batch.located, batch.found, strict=True)]
     unmet = [row.pop("reason") for row in rows if "reason" in row]
     if len(rows) == 1:

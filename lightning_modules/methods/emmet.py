@@ -1,4 +1,4 @@
-"""EMMET: an edit under equality constraints; and ROME for a batch, whose keys are met exactly."""
+"""EMMET: an edit under equality constraints; and ROME for a batch, which maps all keys exactly."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from .systems import Equality
 class EMMET(SpreadEditor):
     """EMMET (Gupta et al. 2024) as published: ``Δ = R (Kᵀ A⁻¹ K + λ I)⁻¹ Kᵀ A⁻¹``, ``A = w C``.
 
-    Values, keys and contexts are MEMIT's, of one layer, so that R is the change that was searched.
+    Values, keys and contexts are MEMIT's for one layer, so R is the change that the search found.
 
     Args:
         layer: the edited layer; ``auto`` takes what a study or trace of this model has found.
@@ -41,8 +41,8 @@ class EMMET(SpreadEditor):
 class BatchROME(KeyValueEditor):
     """C-ROME for a batch: ``Δ = R (Kᵀ C⁻¹ K)⁻¹ Kᵀ C⁻¹`` with ``R = V - W K``; ``W K = V`` after.
 
-    Mean keys stand throughout, so that an edit of one request is C-ROME's. Requests whose keys
-    depend on each other cannot all be met: that edit fails.
+    It uses mean keys throughout, so an edit of one request is C-ROME's. If the keys are linearly
+    dependent, the edit fails.
 
     Args:
         layer: the edited layer; ``auto`` takes what a study or trace of this model has found.

@@ -1,4 +1,4 @@
-"""ENCORE: values found with few steps, updates held small, nothing of the past forgotten."""
+"""ENCORE: values found in few steps, small updates, past keys preserved."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ class ENCORE(SpreadEditor):
 
     Args:
         preservation: λ, the number of tokens of text that outweigh an edit's key.
-        norm_weight: μ, how strongly the size of a change is held down.
+        norm_weight: μ, weight of the penalty on the size of a change.
         value: how values are searched.
         history: keep the keys of past edits.
 

@@ -44,7 +44,7 @@ class GradientEditor(Editor):
 
     @abstractmethod
     def targets(self, requests: Sequence[EditRequest]) -> Targets:
-        """The tokens that the loss asks of the requests."""
+        """The tokens that the loss scores."""
 
     def edited_weights(self) -> list[str]:
         """The output maps of the edited layers."""
@@ -55,14 +55,14 @@ class GradientEditor(Editor):
         return [edit_span(self.tokenizer, request) for request in requests]
 
     def no_change(self) -> dict[str, Tensor]:
-        """A change of zero per edited weight, stored as that is, which takes a gradient."""
+        """A zero change per edited weight, in the weight's layout, that takes a gradient."""
         return {
             name: torch.zeros_like(self.edited.master(name), requires_grad=True)
             for name in self.edited_weights()
         }
 
     def loss(self, changes: dict[str, Tensor], targets: Targets, lower: LowerStates) -> Tensor:
-        """The loss of the changed model, a scalar that only the changes can lower.
+        """Loss of the changed model, a scalar; only the changes take gradients.
 
         Raises:
             FloatingPointError: if it is not finite.
@@ -88,7 +88,7 @@ class GradientEditor(Editor):
 
 
 class FineTuning(GradientEditor):
-    """FT: a request is fine-tuned until its loss is low; no entry of a weight goes far.
+    """FT: gradient steps until a request's loss is low, within an L∞ ball.
 
     After every step each entry of the change is clamped to ``[-radius, radius]``, the L∞ ball
     around the weight as it was before this edit (Zhu et al. 2020).
@@ -96,12 +96,13 @@ class FineTuning(GradientEditor):
     Args:
         layers: the edited layers.
         learning_rate: Adam's.
-        placement: ``last_token`` asks for all target tokens at the prompt's last token, as The
-            Butterfly Effect's released code does; ``teacher_forced`` for each at its own place.
+        placement: ``last_token`` scores all target tokens at the prompt's last token, as The
+            Butterfly Effect's released code does; ``teacher_forced`` scores each at its own
+            position.
         radius: of the ball; null leaves the change free, as released for GPT-J and Llama-2.
-        parameters: ``weight_and_bias`` also trains the map's bias where it has one, as the released
+        parameters: ``weight_and_bias`` also trains the map's bias if it has one, as the released
             code does on GPT-2 and GPT-J.
-        steps: losses evaluated at most, each followed by a step.
+        steps: most evaluations of the loss, each followed by a step.
         goal: loss below which no further step is taken.
 
     Raises:
@@ -131,7 +132,7 @@ class FineTuning(GradientEditor):
         self.goal = goal
 
     def edited_weights(self) -> list[str]:
-        """The output maps of the edited layers, with their biases if these are trained too."""
+        """The output maps of the edited layers, with their biases if those are trained."""
         weights = super().edited_weights()
         if self.parameters_kind == "weight":
             return weights
@@ -140,7 +141,7 @@ class FineTuning(GradientEditor):
         return weights + [name for name in biases if name in known]
 
     def targets(self, requests: Sequence[EditRequest]) -> Targets:
-        """New targets, where ``placement`` says."""
+        """New targets, at the positions that ``placement`` chooses."""
         return place_targets(self.spans(requests), self.placement, self.device)
 
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:

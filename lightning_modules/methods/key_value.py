@@ -1,4 +1,4 @@
-"""What methods share that see an MLP as a memory: a subject's key maps to a value."""
+"""The base of methods that see an MLP as a memory: a subject's key maps to a value."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -26,24 +26,24 @@ from ..language_model.values import Located, Recorded, key_cosine, record_reques
 
 
 class KeyValueEditor(Editor):
-    """Edits MLP output maps so that a subject's key maps to a value that was searched for it.
+    """Edits MLP output maps so that a subject's key maps to the value found for it.
 
     Args:
         layers: the edited layers; values are searched at the last one. ``auto`` takes those that a
             layer study or a causal trace of this model has found.
         value: how values are searched.
-        contexts: how many context templates of how many tokens, beside the plain one; by default
-            as many as the method's authors take.
-        test_prefix: which prompts are judged behind a context.
+        contexts: number of context templates by their length in tokens, besides the plain one; by
+            default as in the method's paper.
+        test_prefix: which prompts are evaluated after a context.
         second_moment: ``estimated`` uses the keys' second moment C, as the papers' equations do;
             ``identity`` leaves it out, as their released configuration does.
         statistics: file of second moments; by default the place where
             ``key-statistics.yaml`` puts those of this model.
-        calibration: file of ``papers/risk-calibration.yaml`` that turns the risk into a probability
-            of collapse; by default the embedded model's own, of its default method.
-        search_together: requests whose values are searched in one batch, at most; bounds memory.
+        calibration: file written by ``papers/risk-calibration.yaml``, from which the collapse
+            probability is computed; by default that of the embedded model and its default method.
+        search_together: most requests whose values are searched in one batch; bounds memory.
         compile_search: whether the model is compiled for the search, with CUDA graphs on a GPU; the
-            first searches take minutes more, and a CPU gains nothing. Where compilation fails, a
+            first searches take minutes more, and a CPU gains nothing. If compilation fails, a
             warning says so and the search runs uncompiled.
     """
 
@@ -96,12 +96,12 @@ class KeyValueEditor(Editor):
         return self.contexts.longest()
 
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Takes a model as the one to edit, and gives it to the search."""
+        """Takes the model to edit, and passes it to the search."""
         super().attach(lm, tokenizer)
         self.search.attach(lm, tokenizer, self.value_layer)
 
     def borrow(self, owner: Editor) -> None:
-        """Takes the model that another editor edits, for the search too."""
+        """Takes the model of another editor, and passes it to the search."""
         super().borrow(owner)
         self.choose_layers()
         self.search.attach(self.lm, self.tokenizer, self.value_layer)
@@ -124,7 +124,7 @@ class KeyValueEditor(Editor):
         return load_second_moment(self.statistics, self.lm_name, self.fingerprint, layer)
 
     def protect(self, layer: int, moment: Tensor | None) -> None:
-        """Keeps what protects a layer's old keys; here the Cholesky factor ``(f, f)`` of C."""
+        """Stores what preserves a layer's old keys: the Cholesky factor ``(f, f)`` of C."""
         self.factors[layer] = None if moment is None else factorize(moment)
 
     @property
@@ -142,7 +142,7 @@ class KeyValueEditor(Editor):
     def recorded(
         self, requests: Sequence[EditRequest], templates: Sequence[str] | None = None
     ) -> Recorded:
-        """The requests' texts as the model sees them up to the value, in every context or some."""
+        """The requests' texts in all or the given contexts, recorded up to the value."""
         among = self.contexts.templates if templates is None else templates
         asked = [self.as_edited(request) for request in requests]
         return record_requests(self.lm, self.tokenizer, self.value_layer, among, asked)
@@ -150,12 +150,12 @@ class KeyValueEditor(Editor):
     def locate(
         self, requests: Sequence[EditRequest], templates: Sequence[str] | None = None
     ) -> list[Located]:
-        """Each request's keys and values in every context, or in those given."""
+        """Each request's keys and values in all or the given contexts."""
         parts = self.search.parts(requests)
         return [located for part in parts for located in self.recorded(part, templates).located]
 
     def seek(self, requests: Sequence[EditRequest]) -> list[Sought]:
-        """The same, and the value that makes every context answer with the target."""
+        """Keys and values as :meth:`locate` gives them, and the value that the search found."""
         return self.search.seek(requests, self.recorded, self.share, self.device)
 
     def look_ahead(self, batches: Sequence[Sequence[EditRequest]]) -> None:
@@ -164,16 +164,16 @@ class KeyValueEditor(Editor):
         self.search.look_ahead(requests, self.recorded, self.share, self.device)
 
     def make_ahead(self, batches: Sequence[Sequence[EditRequest]]) -> None:
-        """Makes coming edits; the values that served them are forgotten."""
+        """Makes coming edits, then drops the values found for them."""
         super().make_ahead(batches)
         self.search.forget()
 
     def foreseen(self, located: Located) -> dict[str, Any]:
-        """What is known of an edit before its value is searched."""
+        """Figures of an edit before its value search."""
         return located.figures
 
     def figures(self, located: Located, found: FoundValue) -> dict[str, Any]:
-        """What the journal keeps of one request's search."""
+        """Figures of one request's search for the journal."""
         loss, steps = found.losses[-1], len(found.losses)
         figures: dict[str, Any] = {"value_loss": loss, "value_steps": steps, **located.figures}
         if self.search.anchor is not None:
@@ -186,7 +186,7 @@ class KeyValueEditor(Editor):
         return figures
 
     def predict_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
-        """What each edit would risk, without searching a value or editing."""
+        """The risk of each edit, without a value search or an edit."""
         self.located = self.locate(batch)
         return [
             {
@@ -197,7 +197,7 @@ class KeyValueEditor(Editor):
         ]
 
     def keyed(self, batch: Sequence[EditRequest]) -> list[Keyed]:
-        """The kinds of keys of the requests that :meth:`predict_step` has located."""
+        """All kinds of keys of the requests that :meth:`predict_step` located."""
         asked = [self.as_edited(request) for request in batch]
         kinds = [self.key_kinds(*pair) for pair in zip(asked, self.located, strict=True)]
         return keyed(self.lm, self.tokenizer, self.value_layer, asked, self.located, kinds)
@@ -207,13 +207,13 @@ class KeyValueEditor(Editor):
         return key_kinds(self.contexts, request, located)
 
     def on_test_start(self) -> None:
-        """Samples contexts to judge behind, if no checkpoint has brought them."""
+        """Samples contexts for the prompts, if no checkpoint holds them."""
         if self.contexts.prefix.policy != "none":
             with self.edited.unedited():
                 self.contexts.sample(self.lm, self.tokenizer)
 
     def worded(self, request: EditRequest) -> EditRequest:
-        """The request as it is judged, behind a context if so wanted, which the record tells."""
+        """The request as it is evaluated; a context put before it goes to the record."""
         template = self.contexts.before(request, self.unedited_key_cosine)
         if template is None:
             return request
@@ -243,6 +243,6 @@ class KeyValueEditor(Editor):
         checkpoint["contexts"] = list(self.contexts.templates)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the context templates back."""
+        """Restores the context templates."""
         super().on_load_checkpoint(checkpoint)
         self.contexts.templates = list(checkpoint["contexts"])

@@ -13,12 +13,12 @@ from .fine_tuning import GradientEditor
 
 
 class LocalizedFineTuning(GradientEditor):
-    """LocFT-BF: breadth-first fine-tuning, each epoch one step per mini-batch of the requests.
+    """LocFT-BF: breadth-first fine-tuning, with one step per mini-batch of requests in each epoch.
 
-    A mini-batch is an edit and Adam's moments are its history, so that a run is ordinary training
-    of few weights over ``trainer.max_epochs``; ``loss``, the mean of an epoch, can stop it. A line
-    of the journal is a step, and its scores are those of its mini-batch just before and after;
-    ``test`` judges all requests on the final model. Each target ends with the tokenizer's EOS, if
+    A mini-batch is an edit and Adam's moments are its history, so a run is ordinary training of few
+    weights over ``trainer.max_epochs``; ``loss``, the mean of an epoch, can stop it. A line of the
+    journal is a step, with the scores of its mini-batch just before and after; ``test`` evaluates
+    all requests on the final model. Each target ends with the tokenizer's EOS, if
     it has one.
 
     Args:
@@ -38,7 +38,7 @@ class LocalizedFineTuning(GradientEditor):
         self.goal = goal
 
     def targets(self, requests: Sequence[EditRequest]) -> Targets:
-        """New targets and EOS, each token at its own place."""
+        """New targets and EOS, each token at its own position."""
         end = self.tokenizer.eos_token_id
         spans = [
             span if end in (None, span.tokens[-1]) else span._replace(tokens=[*span.tokens, end])
@@ -59,7 +59,7 @@ class LocalizedFineTuning(GradientEditor):
         )
 
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
-        """One step of Adam, as one dense update per weight; none where the loss is low enough."""
+        """One step of Adam, as one dense update per weight; none if the loss is below the goal."""
         changes = self.no_change()
         loss = self.loss(changes, self.targets(requests), self.lower)
         if loss < self.goal:

@@ -1,4 +1,4 @@
-"""MEMIT: many requests, several layers, least squares; optionally none of the past is forgotten."""
+"""MEMIT: many requests, several layers, least squares; optionally past keys are preserved."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from .systems import Ridge
 class MEMIT(SpreadEditor):
     """MEMIT (Meng et al. 2023): ``Δ = R Kᵀ (λ C + K Kᵀ)⁻¹``, C the second moment of text's keys.
 
-    With a history it is MEMIT-seq: ``Kp Kpᵀ`` of all past keys stands beside ``λ C``.
+    With a history it is MEMIT-seq: ``Kp Kpᵀ`` of all past keys is added to ``λ C``.
 
     Args:
         preservation: λ, the number of tokens of text that outweigh an edit's key.

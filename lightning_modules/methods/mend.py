@@ -18,12 +18,12 @@ from ..language_model.tokens import edit_span
 class MEND(Editor):
     """Edits by the gradient of the requests' loss, transformed by a trained hypernetwork.
 
-    The gradient of each weight is ``Σ δ uᵀ`` over tokens; the change is ``-rate · Σ δ̃ ũᵀ``. Which
-    weights are edited was decided in training.
+    The gradient of each weight is ``Σ δ uᵀ`` over tokens; the change is ``-rate · Σ δ̃ ũᵀ``. The
+    training decides which weights are edited.
 
     Args:
-        hypernetwork: file of the trained hypernetwork; by default the place where
-            ``mend-training.yaml`` puts that of this model.
+        hypernetwork: file of the trained hypernetwork; by default the one that
+            ``mend-training.yaml`` writes for this model.
     """
 
     needs_subject = False
@@ -33,17 +33,17 @@ class MEND(Editor):
         self.hypernetwork_path = hypernetwork
 
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Takes a model as the one to edit, and loads its hypernetwork."""
+        """Takes the model to edit, and loads its hypernetwork."""
         model = fingerprint(lm, tokenizer)
         self.hypernetwork = load_hypernetwork(self.hypernetwork_path, self.lm_name, model)
         super().attach(lm, tokenizer)
 
     def edited_weights(self) -> list[str]:
-        """Those that the hypernetwork was trained for."""
+        """The weights that the hypernetwork was trained for."""
         return list(self.hypernetwork.shapes)
 
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
-        """One update per weight, for all requests together, of rank the number of tokens."""
+        """One update per weight for all requests together; its rank is the number of tokens."""
         spans = [edit_span(self.tokenizer, request) for request in requests]
         factors = gradient_factors(self.lm, spans, self.edited_weights())
         for name, (left, right) in self.hypernetwork(factors).items():

@@ -1,4 +1,4 @@
-"""The keys of past edits, in an editor's history, which is undone and saved with the weights."""
+"""The keys of past edits in an editor's history, which is undone and saved with the weights."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ History = dict[str, Tensor]  # entries are replaced, never changed in place
 
 
 class PastKeys:
-    """Keys that one layer has been edited with, batch by batch.
+    """Keys of the past edits of one layer, batch by batch.
 
     Args:
         history: of the editor; holds ``keys/LAYER`` ``(f, t)`` and ``batches/LAYER``, the number of
@@ -25,7 +25,7 @@ class PastKeys:
         return self.history.get(f"keys/{self.layer}")
 
     def batches(self, skipped: int = 0) -> list[Tensor]:
-        """The keys of each edit ``(f, n)``, in order, without the first so many keys."""
+        """The keys of each edit ``(f, n)``, in order, without the first ``skipped`` keys."""
         if self.keys is None:
             return []
         batches = self.keys.split(self.history[f"batches/{self.layer}"].tolist(), 1)

@@ -7,11 +7,11 @@ from .systems import Recursive
 
 
 class RLSEdit(SpreadEditor):
-    """RLSEdit: minimises the squared errors of all edits so far plus what holds the model.
+    """RLSEdit: minimises all edits' squared errors plus a penalty that preserves the model.
 
     Args:
-        ridge: λ, how strongly weights are held where they are.
-        preservation: μ, how strongly the outputs for the keys of text are; μ² is a number of
+        ridge: λ, how strongly weights are kept at their originals.
+        preservation: μ, how strongly the outputs for keys of text are preserved; μ² is a number of
             tokens.
     """
 

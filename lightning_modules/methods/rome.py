@@ -18,12 +18,12 @@ from .key_value import KeyValueEditor
 
 
 class RankOneKeys(NamedTuple):
-    """Which key stands where in the update.
+    """The keys and the value in the equation of the update.
 
     Attributes:
-        direction: ``(f,)``, the key behind ``C⁻¹``.
+        direction: ``(f,)``, the key that ``C⁻¹`` multiplies.
         key: ``(f,)``, the key in the denominator.
-        value: ``(d,)``, the present value that the residual starts from.
+        value: ``(d,)``, the present value in the residual.
     """
 
     direction: Tensor
@@ -43,16 +43,16 @@ class RankOneEditor(KeyValueEditor):
 
     @abstractmethod
     def choose_keys(self, keys: Tensor, values: Tensor) -> RankOneKeys:
-        """The policy: from keys ``(c, f)`` and values ``(c, d)`` in each context."""
+        """The policy's choice from keys ``(c, f)`` and values ``(c, d)`` in each context."""
 
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
-        """One rank-one update per request, each searched on the model the one before left."""
+        """One rank-one update per request, each searched on the model after the previous one."""
         for request in requests:
             (sought,) = self.seek([request])
             yield self.update(*sought)
 
     def look_ahead(self, batches: Sequence[Sequence[EditRequest]]) -> None:
-        """Seeks the first value of each edit; later ones meet the model that it has changed."""
+        """Searches the first value of each edit; later ones need the model that it has changed."""
         super().look_ahead([batch[:1] for batch in batches])
 
     def update(self, located: Located, found: FoundValue) -> Update:
@@ -70,7 +70,7 @@ class RankOneEditor(KeyValueEditor):
         return whiten(chosen.direction[:, None], self.factors[self.value_layer])[:, 0]
 
     def foreseen(self, located: Located) -> dict[str, Any]:
-        """Adds what an edit would divide by."""
+        """Adds the denominator of the edit."""
         chosen = self.choose_keys(located.keys, located.values)
         direction = F.normalize(self.direction(chosen), dim=0)
         return divided_by(direction, chosen.key) | located.figures
@@ -92,10 +92,10 @@ def divided_by(direction: Tensor, key: Tensor) -> dict[str, float]:
 
 
 class ROME(RankOneEditor):
-    """ROME as published in code: the direction from prefixed keys, all else from the plain one.
+    """ROME as published in code: direction from prefixed keys, all else from the plain key.
 
-    When the subject is the first token, the two differ so much that the denominator nearly
-    vanishes and the edit destroys the model (The Fall of ROME, section 3).
+    If the subject is the first token, the two differ so much that the denominator nearly vanishes
+    and the edit destroys the model (The Fall of ROME, section 3).
     """
 
     remedy = "python train.py fit --config c_rome.yaml"
@@ -122,17 +122,17 @@ class PromptOnlyROME(RankOneEditor):
 
 
 class FullyConsistentROME(RankOneEditor):
-    """C-ROME as its equation reads: the mean over prefixed contexts alone, of keys and of values.
+    """C-ROME as in its equation: means of keys and values over prefixed contexts only.
 
-    The published code of C-ROME has the plain context in these means, and adds the change that was
-    searched to the plain context's value; here it is added to the mean value.
+    The published code of C-ROME includes the plain context in these means and adds the found change
+    to the plain context's value; here the change is added to the mean value.
     """
 
     def prepare(self) -> None:
-        """Refuses to do without prefixed contexts.
+        """Prepares as ROME does, and requires prefixed contexts.
 
         Raises:
-            ValueError: if there is only the plain one.
+            ValueError: if there is only the plain context.
         """
         super().prepare()
         if len(self.contexts.templates) < 2:

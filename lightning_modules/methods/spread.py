@@ -1,4 +1,4 @@
-"""Residuals spread over layers: each layer takes its share of what is still missing (MEMIT)."""
+"""Residuals spread over layers: each layer takes its share of the remaining residual (MEMIT)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,14 +20,14 @@ from .systems import System
 
 
 class SpreadEditor(KeyValueEditor):
-    """Edits a range of layers, the lowest first, each by the change that a system gives.
+    """Edits a range of layers from the lowest up, each by the solution of a system.
 
-    A value is the residual stream behind the last layer, at the plain prompt's subject. Layer l
-    takes ``1 / (L - l + 1)`` of what the value still lacks once the layers below have changed. Its
-    keys are means of two steps: over the contexts of one length, then over the lengths.
+    A value is the residual stream after the last layer, at the plain prompt's subject. Layer l
+    takes ``1 / (L - l + 1)`` of the residual that remains once the layers below have changed. Its
+    keys are averaged in two steps: over the contexts of one length, then over the lengths.
 
     Args:
-        system: what a layer's change solves.
+        system: the equation of a layer's change.
         layers: the edited layers; values are searched at the last one. ``auto`` takes the layer of
             a study or a causal trace of this model, and the four before it.
         value: how values are searched.
@@ -50,7 +50,8 @@ class SpreadEditor(KeyValueEditor):
         """The output maps of the edited layers.
 
         Raises:
-            ValueError: if there are several and a norm keeps their outputs from adding up.
+            ValueError: if there are several and a norm after the MLP keeps their outputs from
+            adding up.
         """
         names = super().edited_weights()
         if len(names) > 1 and not self.values_add_up:
@@ -66,13 +67,13 @@ class SpreadEditor(KeyValueEditor):
         return norm_behind(self.lm, self.value_layer) is None
 
     def protect(self, layer: int, moment: Tensor | None) -> None:
-        """Gives the second moment to the system."""
+        """Passes the second moment to the system."""
         self.system.prepare(layer, moment)
 
     def recorded(
         self, requests: Sequence[EditRequest], templates: Sequence[str] | None = None
     ) -> Recorded:
-        """The requests' texts, their values being those of the residual stream."""
+        """The requests' texts, with values of the residual stream."""
         recorded = super().recorded(requests, templates)
         if not self.values_add_up:
             return recorded
@@ -102,7 +103,7 @@ class SpreadEditor(KeyValueEditor):
         return self.mean_keys(keys), values.T.float()
 
     def mean_keys(self, keys: Tensor) -> Tensor:
-        """Means ``(f, n)`` over contexts of keys ``(n, c, f)``, each kind of context alike."""
+        """Means ``(f, n)`` of keys ``(n, c, f)`` over contexts, each length with equal weight."""
         kinds = keys.float().split([1, *self.contexts.lengths.values()], 1)
         return torch.stack([kind.mean(1) for kind in kinds]).mean(0).T
 

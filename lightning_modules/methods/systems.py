@@ -1,4 +1,4 @@
-"""What a layer's change solves: the part in which the methods that spread residuals differ."""
+"""The equation of a layer's change: the part in which the methods that spread residuals differ."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -33,19 +33,20 @@ class System(ABC):
             layer: the layer.
             keys: ``(f, n)``, one column per request.
             residuals: ``(d, n)``, wanted minus present output.
-            history: what is remembered of past edits; entries are replaced, never changed in place.
+            history: the method's memory of past edits; entries are replaced, never changed in
+            place.
         """
 
     def card(self) -> dict[str, Any]:
-        """Its parameters, for the summary of a run."""
+        """The system's parameters, for the summary of a run."""
         return {}
 
 
 class Ridge(System):
     """``Δ = R Kᵀ (A + Kp Kpᵀ + K Kᵀ)⁻¹`` with ``A = λ C + μ I``.
 
-    With a history, Kp are the keys of all past edits; else they are forgotten. Only the keys are
-    kept, what solving needs is made from them. An edit's cost then grows with their number.
+    With a history, Kp are the keys of all past edits; without one they are forgotten. Only the keys
+    are stored; the factors are computed from them. An edit's cost grows with their number.
 
     Args:
         preservation: λ, the number of tokens of text that outweigh an edit's key.
@@ -96,7 +97,7 @@ class Ridge(System):
         self.initial[layer] = self._known[layer] = system
 
     def _extended(self, layer: int, past: PastKeys) -> NormalEquations:
-        """``A + Kp Kpᵀ`` from what was last known; an undo may have shortened the history since."""
+        """``A + Kp Kpᵀ`` from the last known one; an undo may have shortened the history."""
         system = self._known[layer]
         keys, known = past.keys, system.past.keys if system.past else None
         if keys is None or known is None:
@@ -113,13 +114,13 @@ class Ridge(System):
 
 
 class NullSpaceRidge(Ridge):
-    """``Δ = R Kᵀ P (Kp Kpᵀ P + K Kᵀ P + L2 I)⁻¹``: no output outside a null space of C changes.
+    """``Δ = R Kᵀ P (Kp Kpᵀ P + K Kᵀ P + L2 I)⁻¹``: outputs outside a null space of C do not change.
 
     P projects on the null space; the history holds projected keys.
 
     Args:
-        energy: the null space is spanned by the least eigenvectors of C that together hold at most
-            this share of its trace, whatever the model and the size of its keys.
+        energy: the smallest eigenvectors of C that together hold at most this share of its trace
+            span the null space, whatever the model and the size of its keys.
         ridge: L2, how strongly the size of a change is held down.
         history: whether past keys are kept.
     """
@@ -133,7 +134,7 @@ class NullSpaceRidge(Ridge):
         """Finds the null space.
 
         Raises:
-            ValueError: if there is no moment to find it in, or it is empty.
+            ValueError: if there is no second moment, or its null space is empty.
         """
         if moment is None:
             raise ValueError("second_moment identity has no null space; AlphaEdit needs estimated")
@@ -155,7 +156,7 @@ class NullSpaceRidge(Ridge):
 
 
 class Equality(System):
-    """``Δ = R (Kᵀ A⁻¹ K + λ I)⁻¹ Kᵀ A⁻¹`` with ``A = w C``: keys map to their values, but for λ.
+    """``Δ = R (Kᵀ A⁻¹ K + λ I)⁻¹ Kᵀ A⁻¹`` with ``A = w C``: keys map to their values, up to λ.
 
     Args:
         preservation: w, the weight of C.
@@ -173,7 +174,7 @@ class Equality(System):
         self.systems[layer] = NormalEquations(factor, self.preservation)
 
     def fit(self, layer: int, keys: Tensor, residuals: Tensor, history: History) -> LowRank:
-        """The change under equality constraints.
+        """Change under equality constraints.
 
         Raises:
             FloatingPointError: if without slack a key is a linear combination of others.
@@ -191,13 +192,13 @@ class Equality(System):
 class Recursive(System):
     """``Δ = R Kᵀ C_t`` with ``C_t = C_{t-1} - F (I + Kᵀ F)⁻¹ Fᵀ`` and ``F = C_{t-1} K``.
 
-    What is remembered is one covariance ``(f, f)`` per layer, ``C₀ = (λ² I + μ² K0 K0ᵀ)⁻¹`` before
-    the first edit, so that every edit costs the same.
+    Its memory is one covariance ``(f, f)`` per layer, ``C₀ = (λ² I + μ² K0 K0ᵀ)⁻¹`` before the
+    first edit, so every edit costs the same.
 
     Args:
-        ridge: λ, how strongly weights are held where they are.
-        preservation: μ, how strongly the outputs for the keys of text are; their second moment
-            stands for ``K0 K0ᵀ``, so μ² is a number of tokens.
+        ridge: λ, how strongly weights are kept at their originals.
+        preservation: μ, how strongly the outputs for keys of text are preserved; their second
+            moment stands for ``K0 K0ᵀ``, so μ² is a number of tokens.
     """
 
     def __init__(self, ridge: float, preservation: float) -> None:
@@ -206,13 +207,13 @@ class Recursive(System):
         self.initial: dict[int, Tensor] = {}
 
     def prepare(self, layer: int, moment: Tensor | None) -> None:
-        """Makes the covariance before any edit; that of the identity needs the keys' width."""
+        """Computes the covariance before any edit; for the identity it needs the keys' width."""
         self.initial.pop(layer, None)
         if moment is not None:
             self.initial[layer] = initial_covariance(moment, self.ridge, self.preservation)
 
     def fit(self, layer: int, keys: Tensor, residuals: Tensor, history: History) -> LowRank:
-        """The recursion's change; the covariance after it is remembered."""
+        """The recursion's change; stores the covariance after it."""
         if layer not in self.initial:
             identity = torch.eye(len(keys), device=keys.device)
             self.initial[layer] = initial_covariance(identity, self.ridge, self.preservation)

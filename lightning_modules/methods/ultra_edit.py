@@ -18,9 +18,9 @@ from ..language_model.tokens import edit_span
 class UltraEdit(Editor):
     """Edits MLP output maps in one step from the gradient of the requests' loss (Gu et al. 2025).
 
-    With a row per token of keys H and of gradients at the outputs, both standardized by running
-    moments to h̃ and ṽ: ``V = -η ‖h̃‖² ṽ`` and ``Δᵀ = (HᵀH + I)⁻¹ HᵀV``. The moments are those of
-    all edits so far, this one included, and of all edited layers.
+    H holds a key per token, standardized by running moments to h̃; the gradients at the outputs are
+    standardized to ṽ: ``V = -η ‖h̃‖² ṽ`` and ``Δᵀ = (HᵀH + I)⁻¹ HᵀV``. The moments cover all edits
+    so far, this one included, and all edited layers.
 
     Args:
         layers: the edited layers.
@@ -70,7 +70,7 @@ class UltraEdit(Editor):
         ]
 
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
-        """One update per layer, for all requests together, of rank the number of tokens."""
+        """One update per layer for all requests together; its rank is the number of tokens."""
         spans = [edit_span(self.tokenizer, request) for request in requests]
         names = self.edited_weights()
         factors = gradient_factors(self.lm, spans, names, self.token == "ans")
@@ -110,7 +110,7 @@ def widths(factors: Factors) -> list[int]:
 
 
 def entry(factors: Factors, name: str) -> str:
-    """Where the history keeps a moment of the weights of this shape."""
+    """The history's entry for a moment of the weights of this shape."""
     inputs, outputs = widths(factors)
     return f"moments/{inputs}x{outputs}/{name}"
 
