@@ -23,8 +23,9 @@ lint: .venv ## format, lint and types only
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
-docs: .venv ## write the pages that are made from the code (docs/journal.md)
+docs: .venv ## write the pages that are made from the code (docs/journal.md, docs/families.md)
 	.venv/bin/python -m docs.journal
+	.venv/bin/python -m docs.families
 
 benchmark: .venv ## measure speed (docs/performance.md); a quarter of an hour
 	.venv/bin/python -m tests.benchmarks
