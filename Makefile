@@ -23,9 +23,10 @@ lint: .venv ## format, lint and types only
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
-docs: .venv ## generate the pages made from the code (docs/journal.md, docs/architecture.svg)
+docs: .venv ## generate the pages made from the code (docs/journal.md, architecture.svg, families.md)
 	.venv/bin/python -m docs.journal
 	.venv/bin/python -m docs.architecture
+	.venv/bin/python -m docs.families
 
 benchmark: .venv ## measure speed (docs/performance.md); a quarter of an hour
 	.venv/bin/python -m tests.benchmarks

@@ -102,16 +102,16 @@ def work(jobs: Sequence[Job], processes: int) -> Iterator[dict[str, Any]]:
             pool.shutdown(cancel_futures=True)
 
 
-def around(page: Path) -> tuple[str, str]:
-    """What stands before and behind the table.
+def around(page: Path, first: str = BEGIN, last: str = END) -> tuple[str, str]:
+    """What stands before and behind the table, which lies between two marks.
 
     Raises:
         ValueError: if the page does not mark the table's place.
     """
-    before, begin, rest = page.read_text("utf-8").partition(BEGIN)
-    _, end, behind = rest.partition(END)
+    before, begin, rest = page.read_text("utf-8").partition(first)
+    _, end, behind = rest.partition(last)
     if not end:
-        raise ValueError(f"{page} has no place for the table; write {BEGIN} and {END} into it")
+        raise ValueError(f"{page} has no place for the table; write {first} and {last} into it")
     return before + begin, end + behind
 
 

@@ -88,9 +88,9 @@ class Editor(WatchedModel):
         self.share, self.frames = owner.share, owner.frames
         self.to(owner.device)
 
-    def lowest_layer(self) -> int:
-        """The lowest layer with a weight that may change."""
-        return min(layer_of(self.lm, name) for name in self.edited_weights())
+    def layers_under_edit(self) -> list[int]:
+        """Layers with a weight that may change, the lowest first."""
+        return sorted(layer_of(self.lm, name) for name in self.edited_weights())
 
     @property
     def original(self) -> dict[str, Tensor]:

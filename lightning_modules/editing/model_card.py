@@ -3,6 +3,7 @@
 from data_modules.records import EditRequest
 
 from ..language_model.layout import blocks, oriented
+from ..language_model.shortcuts import shortcuts_of
 from ..language_model.tokens import edit_span, special_before
 from .editor import Editor
 
@@ -25,6 +26,7 @@ def model_card(editor: Editor, request: EditRequest) -> dict[str, str]:
         "model": _model(editor),
         "tokenizer": _tokenizer(editor),
         **weights,
+        "passes": shortcuts_of(editor.lm).in_words,
         **_example(editor, request),
         **editor.needs(),
         "memory": _memory(editor),

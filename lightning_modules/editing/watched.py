@@ -16,9 +16,10 @@ from ..language_model.judging import Answered, answers, measures, neighbors, que
 from ..language_model.kernels import use_fast_kernels
 from ..language_model.loading import Dtype, fingerprint, load, load_unweighted
 from ..language_model.lower_states import LowerStates
-from ..language_model.positions import begin_at
+from ..language_model.positions import begin_at, longest_text
 from ..language_model.reach import Reach, of_texts, positions_of, windows
 from ..language_model.scoring import Scores, score
+from ..language_model.self_test import self_test
 from ..language_model.tokens import Span, begins_texts, begun_span, fast, text_span
 from .edited_weights import EditedWeights
 from .record import EditRecord
@@ -123,8 +124,12 @@ class WatchedModel(L.LightningModule, ABC):
         """Settles which layers change, where that was left open."""
 
     @abstractmethod
+    def layers_under_edit(self) -> list[int]:
+        """Layers that may change, the lowest first."""
+
     def lowest_layer(self) -> int:
         """The lowest layer that may change; below it, hidden states are constant."""
+        return self.layers_under_edit()[0]
 
     def configure_model(self) -> None:
         """Loads the language model, once."""
@@ -141,6 +146,7 @@ class WatchedModel(L.LightningModule, ABC):
         begin_at(lm, self.first_position)
         self.fingerprint = fingerprint(lm, tokenizer)
         self.choose_layers()
+        self_test(lm, self.layers_under_edit())
         lowest = self.lowest_layer()
         self.unedited_guesses: dict[tuple[Probe, ...], list[list[int]]] = {(): []}
         self.lower = LowerStates(lowest, self.watch_memory * 2**30, self.watch_host_memory * 2**30)
@@ -208,7 +214,7 @@ class WatchedModel(L.LightningModule, ABC):
         """
         items = [framed_item(item, self.frames.judged) for item in items]
         if items[0].choices:
-            window = self.lm.config.max_position_embeddings
+            window = longest_text(self.lm)
             return choose(self._score_again, self.tokenizer, items, window)
         rank, devices = self.share
         own = write_answers(self.lm, self.tokenizer, items[rank::devices], new_tokens)

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from data_modules.records import EditRequest
 
 from ..language_model.loading import Dtype, load
+from ..language_model.positions import longest_text
 from .hard_edit_points import FIELDS, Point, as_point, fault, points_in
 
 COUNT = 10  # data points per answer, as published
@@ -191,7 +192,7 @@ class HardEditBuilder(HardEditSource):
             )
         told = self.tokenizer(instruction, return_tensors="pt", add_special_tokens=not chats)
         length = told["input_ids"].shape[1]
-        room = getattr(self.lm.config, "max_position_embeddings", length + self.new_tokens) - length
+        room = longest_text(self.lm) - length
         if room <= 0:
             raise ValueError(
                 f"the instruction has {length} tokens, more than {self.lm_name!r} reads; take a "

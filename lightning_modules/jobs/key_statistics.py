@@ -18,7 +18,8 @@ from ..language_model.kernels import use_fast_kernels
 from ..language_model.layout import blocks, oriented, output_map, output_weight_name
 from ..language_model.loading import Dtype, artefact_file, fingerprint, load
 from ..language_model.passes import recording
-from ..language_model.positions import begin_at
+from ..language_model.positions import begin_at, longest_text
+from ..language_model.rope import rope_boundary
 from ..language_model.scoring import batches_by_length
 from ..language_model.tokens import collate, special_before
 
@@ -96,7 +97,7 @@ class KeyStatistics(L.LightningModule):
         self.width = oriented(self.lm, output_weight_name(self.lm, min(self.maps))).shape[1]
         require_tokens(self.tokens, self.width, f"key statistics of {self.lm_name!r}")
         self.beginning = special_before(self.tokenizer)
-        longest = getattr(self.lm.config, "max_position_embeddings", math.inf)
+        longest = longest_text(self.lm)
         if not len(self.beginning) < self.window <= longest:
             raise ValueError(
                 f"window must be in [{len(self.beginning) + 1}, {longest}] tokens for "
@@ -160,7 +161,9 @@ class KeyStatistics(L.LightningModule):
     def count(self, windows: list[Window]) -> None:
         """Adds the keys of all tokens of these windows, longest windows first."""
         lengths = [len(window.tokens) for window in windows]
-        for numbers in reversed(list(batches_by_length(lengths, self.batch_tokens))):
+        for numbers in reversed(
+            list(batches_by_length(lengths, self.batch_tokens, rope_boundary(self.lm)))
+        ):
             self.add([windows[number].tokens for number in numbers])
 
     @torch.no_grad()

@@ -54,9 +54,9 @@ class LayerTracing(WatchedModel):
         self.stride = stride
         self.deviation = 0.0
 
-    def lowest_layer(self) -> int:
-        """The first layer: nothing is edited, and all hidden states are needed."""
-        return 0
+    def layers_under_edit(self) -> list[int]:
+        """Nothing is edited; hidden states are wanted from the first layer on."""
+        return [0]
 
     def on_predict_start(self) -> None:
         """Measures the standard deviation of all subjects' embeddings."""

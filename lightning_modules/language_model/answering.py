@@ -8,6 +8,7 @@ from data_modules.records import TaskItem
 
 from .generation import generate
 from .matching import MATCHES
+from .positions import longest_text
 from .scoring import Scores
 from .tokens import Span, encode
 
@@ -81,7 +82,7 @@ def write_answers(
         items: without choices, all with the same ends of an answer.
         new_tokens: most tokens of an answer; half the model's window if that is less.
     """
-    room = min(new_tokens, lm.config.max_position_embeddings // 2)
+    room = min(new_tokens, longest_text(lm) // 2)
     contexts = [item.context for item in items]
     said = generate(lm, tokenizer, contexts, items[0].until, room) if items else []
     return [MATCHES[item.task](text, item.answers) for item, text in zip(items, said, strict=True)]

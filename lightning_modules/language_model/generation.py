@@ -14,6 +14,8 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from .positions import longest_text
+from .rope import rope_boundary
 from .scoring import batches_by_length
 from .tokens import TokenBatch, collate, target_span
 
@@ -53,7 +55,8 @@ def generate(
     rows = [target_span(tokenizer, prompt, "").tokens for prompt in prompts]
     rows = [row[-room:] for row in rows]
     texts = [""] * len(rows)
-    for numbers in batches_by_length([len(row) + max_new_tokens for row in rows], batch_tokens):
+    lengths = [len(row) + max_new_tokens for row in rows]
+    for numbers in _batches(lengths, batch_tokens, rope_boundary(lm)):
         batch = padded_left(collate([rows[number] for number in numbers], lm.device))
         speech = Speech(lm, tokenizer, batch.tokens, until)
         with _greedy(lm):
@@ -69,13 +72,22 @@ def generate(
     return texts
 
 
+def _batches(lengths: list[int], batch_tokens: int, boundary: int | None) -> Iterator[list[int]]:
+    """Texts of similar length; those that may grow beyond the boundary each by itself."""
+    for numbers in batches_by_length(lengths, batch_tokens, boundary):
+        if boundary is not None and lengths[numbers[0]] > boundary:
+            yield from ([number] for number in numbers)
+        else:
+            yield numbers
+
+
 def prompt_room(lm: PreTrainedModel, max_new_tokens: int) -> int:
     """Most tokens of a prompt that the model can read and still go on for so many.
 
     Raises:
         ValueError: if there is none.
     """
-    window = lm.config.max_position_embeddings
+    window = longest_text(lm)
     if not 0 < max_new_tokens < window:
         raise ValueError(
             f"max_new_tokens must be positive and leave room for a prompt in the model's window of "

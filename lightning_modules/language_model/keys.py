@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from data_modules.records import EditRequest
 
+from .hooks import first
 from .layout import blocks, output_map
 from .passes import recording
 from .tokens import Span, collate, first_token, located_span
@@ -102,7 +103,7 @@ def subject_states(
             use_cache=False,
         )
     keys, output = seen["map"][0], seen["block"][1]
-    hidden = output[0] if isinstance(output, tuple) else output
+    hidden = first(output)
     return SubjectStates(
         keys.reshape(*batch.tokens.shape, -1)[rows, subjects].unflatten(0, (len(requests), -1)),
         hidden[rows, subjects][:: len(contexts)],

@@ -1,28 +1,12 @@
-"""Where each family of language models keeps its blocks and the linear map that is edited."""
+"""Where a language model keeps its blocks and the linear maps that are edited."""
 
-from typing import NamedTuple, cast
+from typing import cast
 
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-
-class Layout(NamedTuple):
-    """Module paths of one family.
-
-    Attributes:
-        blocks: the list of transformer blocks, from the root.
-        output: the MLP's output map, from a block; its input is the key, its output the value.
-        returns_tuple: whether a block returns a tuple that begins with the hidden states.
-        norm_behind: the norm between the value and the block's output, from a block; empty where
-            the value is simply added to the residual stream.
-    """
-
-    blocks: str
-    output: str
-    returns_tuple: bool = False
-    norm_behind: str = ""
-
+from .inspection import Layout, find_layout
 
 LLAMA = Layout("model.layers", "mlp.down_proj")
 GEMMA = LLAMA._replace(norm_behind="post_feedforward_layernorm")
@@ -41,14 +25,13 @@ LAYOUTS = {
 }
 
 
-def layout_of(config: PretrainedConfig) -> Layout:
-    """The layout of a model's family.
+def require_dense_decoder(config: PretrainedConfig) -> None:
+    """Refuses what has no weights to edit.
 
     Raises:
-        ValueError: if the model is an encoder-decoder, quantised, a mixture of experts, or of a
-            family without a row in ``LAYOUTS``.
+        ValueError: if the model is an encoder-decoder, quantised, or a mixture of experts.
     """
-    kind = config.model_type
+    kind, text = config.model_type, config.get_text_config(decoder=True)
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"{kind!r} is an encoder-decoder; decoder-only models can be edited")
     if getattr(config, "quantization_config", None) is not None:
@@ -56,23 +39,32 @@ def layout_of(config: PretrainedConfig) -> Layout:
             f"this {kind!r} model is quantised and its weights cannot take an update; load the "
             "unquantised checkpoint, in bfloat16 if memory is short"
         )
-    experts = ("num_experts", "num_local_experts", "n_routed_experts")
-    if any((getattr(config, name, None) or 1) > 1 for name in experts):
+    experts = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    sparse = getattr(text, "is_moe", True)  # Doge is dense and names a number of experts
+    if sparse and any((getattr(text, name, None) or 1) > 1 for name in experts):
         raise ValueError(f"{kind!r} is a mixture of experts: its MLPs have no single output map")
-    if kind not in LAYOUTS:
-        raise ValueError(
-            f"model family {kind!r} is unknown; supported are {', '.join(sorted(LAYOUTS))}. To "
-            "add it, give it a row in LAYOUTS (lightning_modules/language_model/layout.py): the "
-            "path of its blocks and of the MLP's output map"
-        )
-    if kind == "opt" and not config.do_layer_norm_before:
+
+
+def layout_of(lm: PreTrainedModel) -> Layout:
+    """The layout of a model: its family's row in ``LAYOUTS``, or what inspection finds, once.
+
+    Raises:
+        ValueError: if the model cannot be edited.
+    """
+    kind = lm.config.model_type
+    if kind == "opt" and not lm.config.do_layer_norm_before:
         return LAYOUTS[kind]._replace(norm_behind="final_layer_norm")
-    return LAYOUTS[kind]
+    if kind in LAYOUTS:
+        return LAYOUTS[kind]
+    if not hasattr(lm, "found_layout"):
+        require_dense_decoder(lm.config)
+        lm.found_layout = find_layout(lm)  # type: ignore[assignment] # of a tuple, not a module
+    return cast(Layout, lm.found_layout)
 
 
 def blocks(lm: PreTrainedModel) -> nn.ModuleList:
     """The transformer blocks, in order."""
-    return cast(nn.ModuleList, lm.get_submodule(layout_of(lm.config).blocks))
+    return cast(nn.ModuleList, lm.get_submodule(layout_of(lm).blocks))
 
 
 def output_map(lm: PreTrainedModel, layer: int) -> nn.Module:
@@ -84,13 +76,19 @@ def output_map(lm: PreTrainedModel, layer: int) -> nn.Module:
     count = len(blocks(lm))
     if not 0 <= layer < count:
         raise ValueError(f"layer must be in [0, {count}) for this model, got {layer}")
-    return blocks(lm)[layer].get_submodule(layout_of(lm.config).output)
+    return blocks(lm)[layer].get_submodule(layout_of(lm).output)
 
 
 def norm_behind(lm: PreTrainedModel, layer: int) -> nn.Module | None:
     """The norm that a layer's value goes through on its way into the block's output."""
-    path = layout_of(lm.config).norm_behind
+    path = layout_of(lm).norm_behind
     return blocks(lm)[layer].get_submodule(path) if path else None
+
+
+def values_add_up(lm: PreTrainedModel) -> bool:
+    """Whether MLP outputs are simply added to the residual stream."""
+    layout = layout_of(lm)
+    return layout.scale == 1 and not layout.norm_behind
 
 
 def output_weight_name(lm: PreTrainedModel, layer: int) -> str:
@@ -100,13 +98,13 @@ def output_weight_name(lm: PreTrainedModel, layer: int) -> str:
         ValueError: if the layer does not exist.
     """
     output_map(lm, layer)
-    layout = layout_of(lm.config)
+    layout = layout_of(lm)
     return f"{layout.blocks}.{layer}.{layout.output}.weight"
 
 
 def layer_of(lm: PreTrainedModel, name: str) -> int:
     """The layer of a parameter inside a block; 0 for one outside of all blocks."""
-    prefix = layout_of(lm.config).blocks + "."
+    prefix = layout_of(lm).blocks + "."
     return int(name.removeprefix(prefix).split(".")[0]) if name.startswith(prefix) else 0
 
 

@@ -3,19 +3,22 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
-from .layout import layout_of
+from .layout import require_dense_decoder
 from .tokens import fast
 
 EMBEDDED = Path(__file__).parents[2] / "data_modules" / "embedded" / "lm"
@@ -38,10 +41,10 @@ def load(
         ValueError: if the family is unsupported, the tokenizer is not a fast one, or a weight is
             not finite.
     """
-    _, tokenizer = load_unweighted(name, trust_remote_code)
+    config, tokenizer = load_unweighted(name, trust_remote_code)
     source = EMBEDDED if name == "embedded" else name
     try:
-        lm = AutoModelForCausalLM.from_pretrained(
+        lm = _auto_class(config).from_pretrained(
             source, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
         )
     except OSError as error:
@@ -67,7 +70,7 @@ def load_unweighted(
     source = EMBEDDED if name == "embedded" else name
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-        layout_of(config)
+        require_dense_decoder(config)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except OSError as error:
         raise unreachable(name) from error
@@ -80,6 +83,13 @@ def unreachable(name: str) -> FileNotFoundError:
         f"no language model {name!r}: it is neither a folder with config.json and weights nor "
         "a model of the hub that can be reached; check the spelling, or give a local folder"
     )
+
+
+def _auto_class(config: PretrainedConfig) -> Any:
+    """Who loads such a model: one that reads images too is loaded whole, its text part edited."""
+    sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    return AutoModelForImageTextToText if sees and not causal else AutoModelForCausalLM
 
 
 def artefact_file(

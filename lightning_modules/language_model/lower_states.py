@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from .layout import blocks
 from .passes import recording, starting_at
+from .shortcuts import shortcuts_of
 
 
 class LowerStates:
@@ -37,7 +38,7 @@ class LowerStates:
     ) -> Iterator[None]:
         """Inside, a pass over so many copies of these rows starts at the edited layer if it can."""
         key = tuple(map(tuple, rows))
-        if self.layer == 0:
+        if self.layer == 0 or not shortcuts_of(lm).lower:
             yield
         elif key in self.kept:
             hidden = self.kept[key].to(lm.device).repeat(copies, 1, 1)

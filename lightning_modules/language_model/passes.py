@@ -4,11 +4,11 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .layout import blocks, layout_of
+from .shortcuts import shortcuts_of
 
 
 class _StopForwardError(Exception):
@@ -22,8 +22,7 @@ def recording(modules: Mapping[Any, nn.Module], stop_at: nn.Module | None = None
 
     def hook_for(name: Hashable) -> Callable:
         def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-            first = args[0] if args else kwargs["hidden_states"]
-            seen[name] = first, output
+            seen[name] = args[0] if args else kwargs["hidden_states"], output
             if module is stop_at:
                 raise _StopForwardError
 
@@ -46,9 +45,9 @@ def starting_at(lm: PreTrainedModel, layer: int, hidden: Tensor) -> Iterator[Non
         layer: the first block that runs, at least 1; their number if none is to run.
         hidden: ``(b, t, d)``, the output of the block before.
     """
-    returns_tuple = layout_of(lm.config).returns_tuple
+    returns_tuple = layout_of(lm).returns_tuple
 
-    def replaced(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple:
+    def replaced(*args: Any, **kwargs: Any) -> Tensor | tuple:
         return (hidden, None) if returns_tuple else hidden
 
     skipped = blocks(lm)[:layer]
@@ -65,13 +64,21 @@ def starting_at(lm: PreTrainedModel, layer: int, hidden: Tensor) -> Iterator[Non
 def heads_only_at(lm: PreTrainedModel, rows: Tensor, columns: Tensor) -> Iterator[None]:
     """Inside, the output head sees only the hidden states at ``(rows, columns)``, each ``(n,)``.
 
-    The model then returns logits of shape ``(1, n, v)``.
+    The model then returns logits of shape ``(1, n, v)``. Where its self-test found that it reads
+    its head's input in another way, all logits are computed and those asked for are returned.
     """
 
     def pick(module: nn.Module, args: tuple) -> tuple:
         return (args[0][rows, columns][None],)
 
-    handle = lm.get_output_embeddings().register_forward_pre_hook(pick)
+    def pick_logits(module: nn.Module, args: tuple, output: Any) -> Any:
+        output.logits = output.logits[rows, columns][None]
+        return output
+
+    if shortcuts_of(lm).head:
+        handle = lm.get_output_embeddings().register_forward_pre_hook(pick)
+    else:
+        handle = lm.register_forward_hook(pick_logits)
     try:
         yield
     finally:
@@ -85,15 +92,16 @@ def read_only_at(lm: PreTrainedModel, rows: Tensor, columns: Tensor) -> Iterator
     The model then returns logits of shape ``(1, n, v)``; elsewhere the last MLP gives zeros, which
     nothing reads.
     """
-    layout = layout_of(lm.config)
-    mlp = blocks(lm)[-1].get_submodule(layout.output.rpartition(".")[0])
+    mlp = blocks(lm)[-1].get_submodule(layout_of(lm).output.rpartition(".")[0])
 
-    def forward(hidden_states: Tensor) -> Tensor:
-        picked = type(mlp).forward(mlp, hidden_states[rows, columns])
-        return torch.zeros_like(hidden_states).index_put((rows, columns), picked)
+    def forward(hidden_states: Tensor, *others: Tensor) -> Tensor:  # BLOOM's adds a residual itself
+        picked = [states[rows, columns] for states in (hidden_states, *others)]
+        chosen = type(mlp).forward(mlp, *picked)
+        everywhere = chosen.new_zeros(*hidden_states.shape[:-1], chosen.shape[-1])
+        return everywhere.index_put((rows, columns), chosen)
 
     with heads_only_at(lm, rows, columns):
-        if mlp is blocks(lm)[-1]:  # OPT's MLP is no module of its own
+        if mlp is blocks(lm)[-1] or not shortcuts_of(lm).last_mlp:  # OPT's MLP is no module
             yield
             return
         mlp.forward = forward

@@ -1,10 +1,19 @@
 """Which position a text's first token has: the second one's, under Second2First."""
 
+import inspect
+import sys
 from functools import partial
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+
+from .reach import positions_of
+
+
+def longest_text(lm: PreTrainedModel) -> int:
+    """Most tokens that a model has positions for; ``sys.maxsize`` where it sets no limit."""
+    return positions_of(lm.config) or sys.maxsize
 
 
 def begin_at(lm: PreTrainedModel, position: int) -> None:
@@ -18,9 +27,15 @@ def begin_at(lm: PreTrainedModel, position: int) -> None:
         position: within the positions that the model knows.
 
     Raises:
-        ValueError: if the model does not know the position.
+        ValueError: if the model does not know the position, or none at all.
     """
-    known = getattr(lm.config, "max_position_embeddings", position + 1)
+    known = longest_text(lm)
+    takes = inspect.signature(type(lm.base_model).forward).parameters
+    if position and "position_ids" not in takes:
+        raise ValueError(
+            f"{lm.config.model_type!r} takes no positions (ALiBi or recurrence); leave "
+            f"first_position at 0, got {position}"
+        )
     if not 0 <= position < known:
         raise ValueError(f"first_position must be in [0, {known}) for this model, got {position}")
     hooked = hasattr(lm, "first_position")

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from .lower_states import LowerStates
 from .passes import heads_only_at
+from .rope import rope_boundary
 from .tokens import Span, collate
 
 PADDING = 0.1  # largest share of a batch,
@@ -86,7 +87,12 @@ def score(
     length = torch.tensor([len(span.tokens) - span.start for span in spans] * copies)
     begin = length.cumsum(0) - length
     guesses = torch.zeros(int(length.sum()), dtype=torch.long)
-    batches = batches_by_length([len(span.tokens) for span in spans], batch_tokens // copies)
+    boundary = rope_boundary(lm)
+    batches = batches_by_length(
+        [len(span.tokens) for span in spans],
+        batch_tokens // copies,
+        boundary and boundary + 1,  # a text's last token is not read
+    )
     for batch in islice(batches, share[0], None, share[1]):
         for numbers, found in _fitting(lm, spans, batch, lower, copies):
             row = found.row
@@ -98,15 +104,21 @@ def score(
     return Scores(log_prob.flatten(), length, greedy.flatten(), guesses)
 
 
-def batches_by_length(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices grouped by similar length: at most ``batch_tokens``, and little of it padding."""
+def batches_by_length(
+    lengths: list[int], batch_tokens: int, boundary: int | None = None
+) -> Iterator[list[int]]:
+    """Indices grouped by similar length: at most ``batch_tokens``, and little of it padding.
+
+    Lengths up to the boundary and beyond it never share a group.
+    """
     group: list[int] = []
     real = 0
     for number in sorted(range(len(lengths)), key=lengths.__getitem__):
         padded = lengths[number] * (len(group) + 1)
         real += lengths[number]
         wasteful = padded > SMALL and real < (1 - PADDING) * padded
-        if group and (padded > batch_tokens or wasteful):
+        crosses = boundary is not None and group and lengths[group[0]] <= boundary < lengths[number]
+        if group and (padded > batch_tokens or wasteful or crosses):
             yield group
             group, real = [], lengths[number]
         group.append(number)

@@ -5,12 +5,14 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.masking_utils import create_masks_for_generate
 
-from .layout import blocks, norm_behind, output_map
-from .passes import read_only_at, recording, starting_at
+from .hooks import first, moving
+from .layout import blocks, layout_of, norm_behind, output_map
+from .passes import heads_only_at, read_only_at, recording, starting_at
+from .shortcuts import shortcuts_of
 from .tokens import TokenBatch
 
 
@@ -22,13 +24,15 @@ class Suffixes(NamedTuple):
         positions: ``(b, s)``, their positions in the whole texts.
         mask: ``(b, 1, s, p + s)``, over the recorded positions and then the suffix; by kind of
             layer where a family has several; None where none is needed. It is made once, since
-            transformers asks the device whether one is needed.
+            transformers asks the device whether one is needed; ``(b, p + s)`` for a model that
+            must make its own.
         hidden: ``(b, s, d)``, output of the edited block.
         past: per block its keys and values before the subject's last token,
             ``(b, heads, p, width)``, right-aligned; of length p but empty up to the edited block.
         keys: ``(b, f)``, the edited map's input at the subject's last token.
         values: ``(b, d)``, its output there.
         normed: ``(b, d)``, input there of the norm behind the value, where the family has one.
+        whole: the whole texts, for a model that cannot run a suffix alone; ``past`` is then empty.
     """
 
     tokens: Tensor
@@ -39,6 +43,7 @@ class Suffixes(NamedTuple):
     keys: Tensor
     values: Tensor
     normed: Tensor | None
+    whole: TokenBatch | None = None
 
     def chosen(self, rows: Tensor) -> "Suffixes":
         """Those of some texts, ``rows (m,)``."""
@@ -57,6 +62,7 @@ class Suffixes(NamedTuple):
             self.keys[rows],
             self.values[rows],
             kept(self.normed),
+            self.whole and TokenBatch(*(part[rows] for part in self.whole)),
         )
 
 
@@ -72,16 +78,15 @@ def record_suffixes(
         batch: the texts, ``(b, t)``.
         subjects: ``(b,)``, index of each subject's last token.
     """
+    alone = shortcuts_of(lm).suffix
     cache = DynamicCache()  # without a config: no layer forgets what lies outside its window
-    modules = {"map": output_map(lm, layer), "block": blocks(lm)[layer]}
-    norm = norm_behind(lm, layer)
-    with recording(modules if norm is None else modules | {"norm": norm}) as seen:
+    with recording(_recorded(lm, layer)) as seen:
         lm.base_model(
             batch.tokens,
             attention_mask=batch.mask,
             position_ids=batch.positions,
-            past_key_values=cache,
-            use_cache=True,
+            past_key_values=cache if alone else None,
+            use_cache=alone,
         )
     count, length = batch.tokens.shape
     rows = torch.arange(count, device=subjects.device)
@@ -96,21 +101,38 @@ def record_suffixes(
     def at_subject(states: Tensor) -> Tensor:
         return states.reshape(count, length, -1)[rows, subjects]
 
-    output = seen["block"][1]
-    hidden = (output[0] if isinstance(output, tuple) else output)[rows[:, None], after]
+    hidden = first(seen["block"][1])[rows[:, None], after]
     past = DynamicCache(
         _positions_before(entry, before, at > layer) for at, entry in enumerate(cache.layers)
     )
     return Suffixes(
         tokens=batch.tokens.gather(1, after),
         positions=after,
-        mask=create_masks_for_generate(lm.config, hidden, mask, past, after),
+        mask=_mask(lm, hidden, mask, past, after),
         hidden=hidden,
         past=past,
         keys=at_subject(seen["map"][0]),
         values=at_subject(seen["map"][1]),
-        normed=None if norm is None else at_subject(seen["norm"][0]),
+        normed=at_subject(seen["norm"][0]) if "norm" in seen else None,
+        whole=None if alone else batch,
     )
+
+
+def _recorded(lm: PreTrainedModel, layer: int) -> dict[str, nn.Module]:
+    """The edited map, its block, and the norm behind the value if there is one."""
+    modules = {"map": output_map(lm, layer), "block": blocks(lm)[layer]}
+    norm = norm_behind(lm, layer)
+    return modules if norm is None else modules | {"norm": norm}
+
+
+def _mask(
+    lm: PreTrainedModel, hidden: Tensor, mask: Tensor, past: DynamicCache, positions: Tensor
+) -> Tensor | dict[str, Tensor | None] | None:
+    """The mask of every pass, made once where the model takes one that is made."""
+    shortcuts = shortcuts_of(lm)
+    if shortcuts.suffix and shortcuts.masks:
+        return create_masks_for_generate(lm.config, hidden, mask, past, positions)
+    return mask
 
 
 def _positions_before(entry: Any, before: Tensor, used: bool) -> tuple[Tensor, Tensor]:
@@ -135,6 +157,9 @@ def suffix_logits(
 ) -> Tensor:
     """Logits ``(n, v)`` if the edited map's value at each subject were changed.
 
+    From the subject on, and above the edited layer; by a pass over the whole texts for a model
+    whose self-test has found that this differs.
+
     Args:
         lm: the model.
         layer: the edited layer.
@@ -144,9 +169,15 @@ def suffix_logits(
         columns: ``(n,)``, where, counted from the subject's last token.
     """
     change = change.to(suffixes.hidden.dtype)
+    if suffixes.whole is not None:
+        subjects = suffixes.positions[:, 0]
+        with moving(output_map(lm, layer), change, subjects):
+            return picked_logits(lm, suffixes.whole, rows, columns + subjects[rows])
     norm = norm_behind(lm, layer)
     if norm is not None and suffixes.normed is not None:
         change = norm(suffixes.normed + change) - norm(suffixes.normed)
+    if (scale := layout_of(lm).scale) not in (1, None):
+        change = scale * change
     changed = suffixes.hidden + F.pad(change[:, None], (0, 0, 0, suffixes.hidden.shape[1] - 1))
     past = DynamicCache()
     past.layers = [copy(entry) for entry in suffixes.past.layers]  # they grow, each by itself
@@ -157,4 +188,15 @@ def suffix_logits(
             position_ids=suffixes.positions,
             past_key_values=past,
             use_cache=True,
+        ).logits[0]
+
+
+def picked_logits(lm: PreTrainedModel, batch: TokenBatch, rows: Tensor, columns: Tensor) -> Tensor:
+    """Logits ``(n, v)`` at ``(rows, columns)`` of whole texts."""
+    with heads_only_at(lm, rows, columns):
+        return lm(
+            batch.tokens,
+            attention_mask=batch.mask,
+            position_ids=batch.positions,
+            use_cache=False,
         ).logits[0]

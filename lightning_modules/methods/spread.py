@@ -12,7 +12,7 @@ from ..editing.edited_weights import Update
 from ..editing.layer_choice import Auto
 from ..functional.value_search import ValueSearchOptions
 from ..language_model.keys import subject_states
-from ..language_model.layout import norm_behind, output_weight_name
+from ..language_model.layout import output_weight_name, values_add_up
 from ..language_model.values import Recorded
 from .batch import Batch, seek_batch
 from .key_value import KeyValueEditor
@@ -50,21 +50,20 @@ class SpreadEditor(KeyValueEditor):
         """The output maps of the edited layers.
 
         Raises:
-            ValueError: if there are several and a norm after the MLP keeps their outputs from
-            adding up.
+            ValueError: if there are several and their outputs do not simply add up.
         """
         names = super().edited_weights()
         if len(names) > 1 and not self.values_add_up:
             raise ValueError(
-                f"layers {self.layers} of {self.lm.config.model_type!r} cannot share a residual: a "
-                "norm stands behind each MLP; give a single layer"
+                f"layers {self.layers} of {self.lm.config.model_type!r} cannot share a residual: "
+                "the MLP outputs are scaled or normed on their way; give a single layer"
             )
         return names
 
     @property
     def values_add_up(self) -> bool:
         """Whether MLP outputs are simply added to the residual stream."""
-        return norm_behind(self.lm, self.value_layer) is None
+        return values_add_up(self.lm)
 
     def protect(self, layer: int, moment: Tensor | None) -> None:
         """Passes the second moment to the system."""

@@ -10,8 +10,19 @@ from lightning_modules.language_model.layout import (
     oriented,
     output_map,
     output_weight_name,
+    require_dense_decoder,
 )
 from tests.tiny import FAMILIES, LAYERS, tiny_config
+
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "vocab_size": 420,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_experts_per_tok": 1,
+}
 
 
 def affine(lm: PreTrainedModel, layer: int, keys: torch.Tensor) -> torch.Tensor:
@@ -46,7 +57,7 @@ def test_block_returns_what_its_layout_says(tiny_lm):
     handle = blocks(tiny_lm)[0].register_forward_hook(lambda *call: returned.append(call[-1]))
     tiny_lm(torch.arange(1, 7)[None])
     handle.remove()
-    assert isinstance(returned[0], tuple) == layout_of(tiny_lm.config).returns_tuple
+    assert isinstance(returned[0], tuple) == layout_of(tiny_lm).returns_tuple
 
 
 def test_weight_is_seen_as_out_by_in(tiny_lm):
@@ -81,27 +92,30 @@ def test_layer_that_does_not_exist_is_refused(tiny_lm, layer):
 
 def test_encoder_decoder_is_refused():
     with pytest.raises(ValueError, match="'t5' is an encoder-decoder"):
-        layout_of(T5Config())
+        require_dense_decoder(T5Config())
 
 
 def test_quantised_model_is_refused():
     config = tiny_config("llama")
     config.quantization_config = {"quant_method": "gptq", "bits": 4}
     with pytest.raises(ValueError, match=r"quantised.*load the unquantised checkpoint"):
-        layout_of(config)
+        require_dense_decoder(config)
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "deepseek_v3", "olmoe"])
 def test_mixture_of_experts_is_refused(family):
     with pytest.raises(ValueError, match=f"'{family}' is a mixture of experts"):
-        layout_of(AutoConfig.for_model(family))
+        require_dense_decoder(AutoConfig.for_model(family))
 
 
-def test_mixture_of_one_expert_is_merely_unknown():
-    with pytest.raises(ValueError, match="'mixtral' is unknown"):
-        layout_of(MixtralConfig(num_local_experts=1))
+def test_mixture_of_one_expert_is_still_a_mixture():
+    lm = AutoModelForCausalLM.from_config(MixtralConfig(num_local_experts=1, **SMALL))
+    require_dense_decoder(lm.config)
+    with pytest.raises(ValueError, match="'mixtral' is a mixture of experts"):
+        blocks(lm)
 
 
-def test_unknown_family_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"'bloom' is unknown; supported are gemma2, .*LAYOUTS"):
-        layout_of(AutoConfig.for_model("bloom"))
+def test_dense_model_that_names_a_number_of_experts_is_no_mixture():
+    require_dense_decoder(AutoConfig.for_model("doge"))
+    with pytest.raises(ValueError, match="'doge' is a mixture of experts"):
+        require_dense_decoder(AutoConfig.for_model("doge", is_moe=True))

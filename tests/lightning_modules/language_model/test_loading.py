@@ -3,10 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import MixtralConfig
 
 from lightning_modules.language_model.layout import oriented, output_weight_name
 from lightning_modules.language_model.loading import EMBEDDED, artefact_file, fingerprint, load
+from tests.families import tiny_of
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 
@@ -55,12 +56,22 @@ def test_weight_that_is_not_finite_is_named(tmp_path, poison):
         load(str(tmp_path))
 
 
-def test_unsupported_family_is_refused(tmp_path):
-    config = AutoConfig.for_model("bloom", vocab_size=420, hidden_size=32, n_layer=1, n_head=4)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="'bloom' is unknown"):
+def test_model_that_cannot_be_edited_is_refused_before_its_weights_are_read(tmp_path):
+    MixtralConfig(num_local_experts=4).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'mixtral' is a mixture of experts"):
         load(str(tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["bloom", "gemma3", "llava"])
+def test_family_without_a_row_is_loaded_whole(tmp_path, family):
+    lm = tiny_of(family)
+    lm.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    loaded, _ = load(str(tmp_path))
+    assert type(loaded) is type(lm)
+    tokens = torch.tensor([[31, 90, 12, 55]])
+    torch.testing.assert_close(loaded(tokens).logits, lm(tokens).logits)
 
 
 def test_two_loads_have_one_fingerprint(tmp_path, family):

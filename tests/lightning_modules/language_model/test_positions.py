@@ -1,3 +1,4 @@
+import sys
 from copy import deepcopy
 
 import pytest
@@ -8,11 +9,12 @@ from data_modules.records import EditRequest
 from lightning_modules.editing.second_moments import load_second_moment
 from lightning_modules.language_model.context_sampling import sample_contexts
 from lightning_modules.language_model.loading import artefact_file, fingerprint
-from lightning_modules.language_model.positions import begin_at
+from lightning_modules.language_model.positions import begin_at, longest_text
 from lightning_modules.language_model.scoring import score
 from lightning_modules.language_model.tokens import target_span, text_span
 from lightning_modules.language_model.values import record_requests, search_values
 from lightning_modules.methods.rome import ROME
+from tests.families import tiny_of
 from tests.tiny import CONTEXTS, EDITED_LAYER, OPTIONS, tiny_editor, tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -149,3 +151,17 @@ def test_an_editor_takes_it_from_its_argument():
 def test_a_position_that_the_model_does_not_know_is_refused(tiny_gpt2, position):
     with pytest.raises(ValueError, match=rf"first_position must be in \[0, 128\).*got {position}"):
         begin_at(deepcopy(tiny_gpt2), position)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_longest_text_is_what_the_text_part_has_positions_for():
+    assert longest_text(tiny_model("gpt2")) == 128
+    assert longest_text(tiny_of("gemma3")) == 128
+    assert longest_text(tiny_of("mpt")) == 128
+    assert longest_text(tiny_of("bloom")) == sys.maxsize
+
+
+def test_position_of_a_model_without_positions_cannot_be_moved():
+    begin_at(tiny_of("bloom"), 0)
+    with pytest.raises(ValueError, match=r"'bloom' takes no positions .* got 1"):
+        begin_at(tiny_of("bloom"), 1)
