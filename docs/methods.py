@@ -102,16 +102,16 @@ def work(jobs: Sequence[Job], processes: int) -> Iterator[dict[str, Any]]:
             pool.shutdown(cancel_futures=True)
 
 
-def around(page: Path) -> tuple[str, str]:
-    """What stands before and behind the table.
+def around(page: Path, begin: str = BEGIN, end: str = END) -> tuple[str, str]:
+    """What stands before and behind the table, whose marks are kept.
 
     Raises:
         ValueError: if the page does not mark the table's place.
     """
-    before, begin, rest = page.read_text("utf-8").partition(BEGIN)
-    _, end, behind = rest.partition(END)
-    if not end:
-        raise ValueError(f"{page} has no place for the table; write {BEGIN} and {END} into it")
+    before, _, rest = page.read_text("utf-8").partition(begin)
+    _, found, behind = rest.partition(end)
+    if not found:
+        raise ValueError(f"{page} has no place for the table; write {begin} and {end} into it")
     return before + begin, end + behind
 
 

@@ -85,8 +85,8 @@ def load_gguf(file: Path, dtype: torch.dtype) -> PreTrainedModel:
         )
     types = Counter(tensor.tensor_type.name for tensor in tensors)
     if types.keys() - set(PLAIN):
-        counted = ", ".join(f"{count} weights {kind}" for kind, count in types.most_common())
-        lm.config.dequantised_from = f"{file.name} ({counted})"
+        counted = ", ".join(f"{count} {kind}" for kind, count in types.most_common())
+        lm.config.dequantised_from = f"{file.name} (weights: {counted})"
     return cast(PreTrainedModel, lm)
 
 

@@ -71,7 +71,7 @@ def test_card_says_that_weights_were_dequantised_and_what_exports_then_are(tmp_p
     )
     editor.configure_model()
     said = model_card(editor, REQUEST)["dequantised from"]
-    assert said.startswith("tiny.gguf (23 weights Q8_0, 7 weights F32); edits and exports are in ")
+    assert said.startswith("tiny.gguf (weights: 23 Q8_0, 7 F32); edits and exports are in ")
     assert said.endswith("torch.float32, larger than that file and no more exact")
 
 
