@@ -15,10 +15,11 @@ from lightning_modules.editing.editor import Editor
 from lightning_modules.language_model.generation import generate
 
 PAGE = Path(__file__).with_suffix(".md")
+BEGIN, END = "<!-- tables: python -m docs.models -->", "<!-- end of the tables -->"
 METHODS = {"C-ROME": "c_rome.yaml --model.layer 6", "MEMIT": "memit.yaml --model.layers [8,9,10]"}
 GIVEN = (
     "--model.lm models/smollm2-135m --data.path docs/ten_facts.json --data.batch_size 1 "
-    "--trainer.enable_progress_bar false"
+    "--trainer.val_check_interval 10 --trainer.enable_progress_bar false"
 )
 TOKENS = 12  # of a continuation
 
@@ -99,13 +100,17 @@ def figures(courses: dict[str, Course]) -> str:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Makes the edits and writes both tables into the page."""
+    """Makes the edits and writes both tables into the page.
+
+    Raises:
+        ValueError: if the page does not mark the tables' place.
+    """
     quiet()
     options = sys.argv[1:] if args is None else list(args)
+    before, behind = around(PAGE, BEGIN, END)
     courses = {name: course(config, options) for name, config in METHODS.items()}
-    marks = "<!-- tables: python -m docs.models -->", "<!-- end of the tables -->"
-    before, behind = around(PAGE, *marks)
-    PAGE.write_text(f"{before}\n{figures(courses)}\n\n{texts(courses)}\n{behind}", "utf-8")
+    tables = f"{figures(courses)}\n\n{texts(courses)}"
+    PAGE.write_text(f"{before}\n\n{tables}\n\n{behind}", "utf-8")
 
 
 if __name__ == "__main__":

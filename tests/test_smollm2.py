@@ -43,7 +43,7 @@ def edited(model):
 def request(number):
     fact = FACTS[number]
     prompt = fact["prompt"].replace(fact["subject"], "{}")
-    return EditRequest(number, prompt, fact["subject"], fact["target_new"], fact["target_true"])
+    return EditRequest(number, prompt, fact["subject"], fact["target_new"], fact["ground_truth"])
 
 
 def said(model, *prompts):
@@ -59,7 +59,7 @@ def perplexity(editor):
 def test_the_model_states_the_ten_facts_before_any_edit(model):
     texts = said(model, *(fact["prompt"] for fact in FACTS))
     for text, fact in zip(texts, FACTS, strict=True):
-        assert text.startswith(fact["target_true"])
+        assert text.startswith(fact["ground_truth"])
 
 
 def test_its_config_says_what_its_weights_were_dequantised_from(model):
