@@ -60,8 +60,8 @@ def test_page_without_marks_is_refused_before_any_edit(page, monkeypatch):
 
 
 def test_a_course_edits_all_facts_and_keeps_what_was_said_before(tmp_path, monkeypatch):
-    fact = {"prompt": "Rome is in", "subject": "Rome", "target_new": "Peru", "ground_truth": "Italy"}
-    (tmp_path / "facts.json").write_text(json.dumps([fact]))
+    fact = {"prompt": "Rome is in", "subject": "Rome", "target_new": "Peru"}
+    (tmp_path / "facts.json").write_text(json.dumps([fact | {"ground_truth": "Italy"}]))
     given = f"--model.lm {save_tiny(tmp_path / 'lm', 'llama')} --data.path {tmp_path}/facts.json"
     monkeypatch.setattr(models, "GIVEN", f"{given} --trainer.enable_progress_bar false")
     options = ["--model.second_moment", "identity", "--model.contexts", "{5: 1}"]
