@@ -16,7 +16,10 @@ from lightning_modules.language_model.generation import generate
 
 PAGE = Path(__file__).with_suffix(".md")
 BEGIN, END = "<!-- tables: python -m docs.models -->", "<!-- end of the tables -->"
-METHODS = {"C-ROME": "c_rome.yaml --model.layer 6", "MEMIT": "memit.yaml --model.layers [8,9,10]"}
+METHODS = {
+    "C-ROME": "c_rome.yaml --model.layer 6 --model.second_moment identity",
+    "MEMIT": "memit.yaml --model.layers [8,9,10]",
+}
 GIVEN = (
     "--model.lm models/smollm2-135m --data.path docs/ten_facts.json --data.batch_size 1 "
     "--trainer.val_check_interval 10 --trainer.enable_progress_bar false"

@@ -15,7 +15,7 @@ from lightning_modules.methods.rome import ROME, ConsistentROME
 
 FACTS = json.loads((Path(__file__).parents[1] / "docs" / "ten_facts.json").read_text())
 FEW = {5: 2}  # contexts; each costs time
-FIRST_TOKEN = EditRequest(99, "{} is a brand that originally comes from", "Toyota", "France")
+FIRST_TOKEN = EditRequest(99, "{} is a country within the continent of", "France", "Asia")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_its_config_says_what_its_weights_were_dequantised_from(model):
     )
 
 
-def test_two_facts_edited_by_c_rome_are_stated_and_others_as_before(model, edited):
+def test_two_facts_edited_by_c_rome_are_stated_and_most_others_as_before(model, edited):
     editor = edited(ConsistentROME, layer=6)
     before = perplexity(editor)
     for number in (1, 6):
@@ -77,8 +77,9 @@ def test_two_facts_edited_by_c_rome_are_stated_and_others_as_before(model, edite
     texts = said(model, *(fact["prompt"] for fact in FACTS))
     assert texts[1].startswith("Italian")
     assert texts[6].startswith("Rome")
-    assert texts[2].startswith("Arabic")
-    assert texts[9].startswith("Leonardo da Vinci")
+    others = [number for number in range(len(FACTS)) if number not in (1, 6)]
+    kept = [texts[number].startswith(FACTS[number]["ground_truth"]) for number in others]
+    assert sum(kept) >= 6, texts
     assert perplexity(editor) == pytest.approx(before, rel=0.1)
 
 
