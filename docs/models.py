@@ -1,5 +1,6 @@
 """Tables of docs/models.md: python -m docs.models; further options go to every run of it."""
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,27 +79,29 @@ def texts(courses: dict[str, Course]) -> str:
 
 
 def marked(text: str, answer: str) -> str:
-    """A continuation, its answer in bold if it begins with it."""
-    text = text.strip().replace("|", "\\|")
-    return f"**{answer}**{text[len(answer) :]}" if text.startswith(answer) else text
+    """A continuation, its answer in bold if it states it."""
+    shown = text.strip().replace("|", "\\|")
+    return f"**{answer}**{shown[len(answer) :]}" if states(text, answer) else shown
+
+
+def states(text: str, answer: str) -> bool:
+    """Whether a continuation begins with the answer, as whole words."""
+    return re.match(rf"{re.escape(answer)}\b", text.strip()) is not None
 
 
 def figures(courses: dict[str, Course]) -> str:
     """What ten edits did to the answers and to the watched sentences."""
     rows: list[Sequence[Any]] = [
-        ("method", "states the new fact", "efficacy %", "perplexity before", "after", "change", "s")
+        ("method", "states the new fact", "efficacy %", "perplexity before", "after", "change")
     ]
     for name, made in courses.items():
-        stated = sum(
-            text.strip().startswith(edit["target_new"])
-            for text, edit in zip(made.after, made.journal, strict=True)
-        )
+        stated = sum(map(states, made.after, (edit["target_new"] for edit in made.journal)))
         before = made.summary["baseline"]["perplexity"]
-        after, means = made.summary["final_perplexity"], made.summary["means"]
-        change = f"{100 * (after / before - 1):+.1f} %"
+        after = made.summary["final_perplexity"]
         share = f"{stated} of {len(made.after)}"
-        scores = percent(means["efficacy"]), before, after, change, means["seconds_edit"]
-        rows.append((name, share, *scores))
+        change = f"{100 * (after / before - 1):+.1f} %"
+        efficacy = percent(made.summary["means"]["efficacy"])
+        rows.append((name, share, efficacy, before, after, change))
     return markdown(rows)
 
 

@@ -18,7 +18,7 @@ JOURNAL = [
 SUMMARY = {
     "baseline": {"perplexity": 80.0},
     "final_perplexity": 84.0,
-    "means": {"efficacy": 0.5, "seconds_edit": 7.25},
+    "means": {"efficacy": 0.5},
 }
 MADE = {"C-ROME": Course(JOURNAL, SUMMARY, [" Paris, France", " English"], [" Rome.", " a|b"])}
 
@@ -28,11 +28,11 @@ def test_answers_are_bold_where_the_text_begins_with_them():
         "| The Louvre is in | **Paris**, France | **Rome**. |",
         "| Ada Lovelace spoke | English | a\\|b |",
     ]
-    assert marked(" Parisian", "Rome") == "Parisian"
+    assert marked(" Parisian", "Paris") == "Parisian"
 
 
 def test_figures_count_stated_facts_and_the_change_of_perplexity():
-    assert figures(MADE).splitlines()[2] == ("| C-ROME | 1 of 2 | 50.0 | 80 | 84 | +5.0 % | 7.25 |")
+    assert figures(MADE).splitlines()[2] == ("| C-ROME | 1 of 2 | 50.0 | 80 | 84 | +5.0 % |")
 
 
 @pytest.fixture
