@@ -6,13 +6,16 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint docs benchmark methods reproduce clean
+.PHONY: help run smollm2 test lint docs benchmark methods reproduce clean
 
 help: ## list all targets
-	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9.]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv ## edit the embedded model with ROME (tensorboard --logdir runs shows it)
 	.venv/bin/python train.py fit --config rome.yaml
+
+smollm2: .venv ## fetch a real language model, SmolLM2-135M (88 MB), into models/smollm2-135m
+	.venv/bin/python -m command_line.smollm2
 
 test: export HF_HUB_OFFLINE := 1
 test: lint ## what CI runs: format, lint, types, fast tests

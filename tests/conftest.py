@@ -18,6 +18,7 @@ import torch
 from tqdm.std import TqdmDefaultWriteLock
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from command_line.smollm2 import FOLDER, fetch
 from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 COMPILE = torch.compile
@@ -32,6 +33,17 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the shared data folder, which is absent here: {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> str:
+    """The folder of a real language model, fetched where it is not there yet and can be."""
+    folder = Path(__file__).resolve().parents[1] / FOLDER
+    try:
+        fetch(folder)
+    except ConnectionError as error:
+        pytest.skip(f"needs SmolLM2: {error}")
+    return str(folder)
 
 
 @pytest.fixture(scope="session", params=FAMILIES)

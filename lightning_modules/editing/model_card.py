@@ -24,6 +24,7 @@ def model_card(editor: Editor, request: EditRequest) -> dict[str, str]:
     return {
         "method": type(editor).__name__,
         "model": _model(editor),
+        **_dequantised(editor),
         "tokenizer": _tokenizer(editor),
         **weights,
         "passes": shortcuts_of(editor.lm).in_words,
@@ -40,6 +41,16 @@ def _model(editor: Editor) -> str:
         f"{editor.lm_name}, of the family {lm.config.model_type}: {len(blocks(lm))} layers, "
         f"{count / 1e6:,.1f} million parameters, {lm.dtype} on {lm.device}"
     )
+
+
+def _dequantised(editor: Editor) -> dict[str, str]:
+    source = getattr(editor.lm.config, "dequantised_from", None)
+    if source is None:
+        return {}
+    return {
+        "dequantised from": f"{source}; edits and exports are in {editor.lm.dtype}, larger than "
+        "that file and no more exact"
+    }
 
 
 def _tokenizer(editor: Editor) -> str:

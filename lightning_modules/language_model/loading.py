@@ -18,11 +18,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from .gguf_files import gguf_file, load_gguf, read_config, read_tokenizer
 from .layout import require_dense_decoder
 from .tokens import fast
 
 EMBEDDED = Path(__file__).parents[2] / "data_modules" / "embedded" / "lm"
 SAMPLES_PER_WEIGHT = 4096
+FETCHED = {"models/smollm2-135m": "make smollm2"}  # folders that a command makes
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -32,23 +34,21 @@ def load(
     """A frozen model in eval mode, and its tokenizer.
 
     Args:
-        name: ``embedded``, a folder, or a model's name on the hub.
+        name: ``embedded``, a folder, a GGUF file, or a model's name on the hub.
         dtype: of the weights in memory.
         trust_remote_code: run code that comes with the model.
 
     Raises:
         FileNotFoundError: if there is no such folder and no such model can be reached.
-        ValueError: if the family is unsupported, the tokenizer is not a fast one, or a weight is
-            not finite.
+        ValueError: if the family is unsupported, a GGUF cannot be read, the tokenizer is not a
+            fast one, or a weight is not finite.
     """
     config, tokenizer = load_unweighted(name, trust_remote_code)
-    source = EMBEDDED if name == "embedded" else name
-    try:
-        lm = _auto_class(config).from_pretrained(
-            source, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
-        )
-    except OSError as error:
-        raise unreachable(name) from error
+    file = gguf_file(name)
+    if file is None:
+        lm = load_pretrained(name, config, getattr(torch, dtype), trust_remote_code)
+    else:
+        lm = load_gguf(file, getattr(torch, dtype))
     for parameter_name, parameter in lm.named_parameters():
         if not torch.isfinite(parameter).all():
             raise ValueError(
@@ -65,8 +65,14 @@ def load_unweighted(
 
     Raises:
         FileNotFoundError: if there is no such folder and no such model can be reached.
-        ValueError: if the family is unsupported, or the tokenizer is not a fast one.
+        ValueError: if the family is unsupported, a GGUF cannot be read, or the tokenizer is not a
+            fast one.
     """
+    if name in FETCHED and not Path(name).is_dir():
+        raise FileNotFoundError(f"no language model {name!r} yet; fetch it by: {FETCHED[name]}")
+    file = gguf_file(name)
+    if file is not None:
+        return read_config(file), fast(read_tokenizer(file), name)
     source = EMBEDDED if name == "embedded" else name
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
@@ -90,6 +96,23 @@ def _auto_class(config: PretrainedConfig) -> Any:
     sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     return AutoModelForImageTextToText if sees and not causal else AutoModelForCausalLM
+
+
+def load_pretrained(
+    name: str, config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool
+) -> PreTrainedModel:
+    """A model from a folder in Hugging Face's form, or from the hub.
+
+    Raises:
+        FileNotFoundError: if there is no such folder and no such model can be reached.
+    """
+    source = EMBEDDED if name == "embedded" else name
+    try:
+        return _auto_class(config).from_pretrained(
+            source, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+    except OSError as error:
+        raise unreachable(name) from error
 
 
 def artefact_file(

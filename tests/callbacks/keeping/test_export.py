@@ -14,8 +14,10 @@ from callbacks.watching.collapse import CollapseStopping
 from data_modules.pretraining_windows import Windows
 from lightning_modules.editing.edited_weights import Update
 from lightning_modules.jobs.pretraining import Pretraining
+from lightning_modules.language_model.loading import load
 from lightning_modules.methods.rome import ROME
 from tests.callbacks.runs import METHOD, REQUESTS, WEIGHT, data_of, fit, trainer_in
+from tests.gguf_models import CHAT, quantisable_model, write_gguf
 from tests.oracles import published_kernels
 from tests.tiny import save_tiny
 
@@ -72,6 +74,15 @@ def test_an_exported_model_gives_the_same_logits_in_plain_transformers(lm, tmp_p
     with torch.no_grad():
         assert torch.equal(plain(tmp_path / "edited")(tokens).logits, logits)
         assert not torch.allclose(plain(lm)(tokens).logits, logits)
+
+
+def test_a_model_from_a_gguf_is_exported_in_full_precision(tmp_path):
+    file = str(write_gguf(tmp_path / "tiny.gguf", quantisable_model()))
+    _, tokens, logits = edited(file, tmp_path, SavePretrained("edited"))
+    with torch.no_grad():
+        assert torch.equal(plain(tmp_path / "edited")(tokens).logits, logits)
+        assert not torch.allclose(load(file)[0](tokens).logits, logits)
+    assert AutoTokenizer.from_pretrained(tmp_path / "edited").chat_template == CHAT
 
 
 def test_a_change_alone_is_low_rank_and_makes_the_edited_model(lm, tmp_path):

@@ -3,6 +3,7 @@ import pytest
 from data_modules.records import EditRequest
 from lightning_modules.editing.model_card import model_card
 from lightning_modules.methods.rome import ROME
+from tests.gguf_models import quantisable_model, write_gguf
 from tests.tiny import tiny_editor, tiny_model, tiny_tokenizer
 
 REQUEST = EditRequest(8, "The mother tongue of {} is", "Danielle Vinson", "Latin music")
@@ -62,3 +63,17 @@ def test_card_finds_the_embedded_statistics():
     card = model_card(editor, REQUEST)
     assert card["second moment"].startswith("found, of layers [1] in ")
     assert card["memory"].startswith("model 0.04 GiB")
+
+
+def test_card_says_that_weights_were_dequantised_and_what_exports_then_are(tmp_path):
+    editor = ROME(
+        lm=str(write_gguf(tmp_path / "tiny.gguf", quantisable_model())), second_moment="identity"
+    )
+    editor.configure_model()
+    said = model_card(editor, REQUEST)["dequantised from"]
+    assert said.startswith("tiny.gguf (weights: 23 Q8_0, 7 F32); edits and exports are in ")
+    assert said.endswith("torch.float32, larger than that file and no more exact")
+
+
+def test_card_of_a_model_that_never_was_quantised_does_not_mention_it(card):
+    assert "dequantised from" not in card
