@@ -4,7 +4,8 @@ import math
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CometLogger, MLFlowLogger, TensorBoardLogger
+from matplotlib.figure import Figure
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from lightning_modules.editing.record import place_of
@@ -26,6 +27,19 @@ def purge(trainer: L.Trainer, step: int) -> None:
         if isinstance(logger, TensorBoardLogger) and step > 1:
             restart = Event(step=step, session_log=SessionLog(status=SessionLog.START))
             logger.experiment.file_writer.add_event(restart)
+
+
+def show(trainer: L.Trainer, figure: Figure, name: str) -> None:
+    """Gives a figure to every logger that takes images."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_figure(name, figure, trainer.global_step)
+        elif hasattr(logger, "log_image"):  # Weights & Biases
+            logger.log_image(name, [figure], step=trainer.global_step)
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_figure(logger.run_id, figure, f"{name}.png")
+        elif isinstance(logger, CometLogger):
+            logger.experiment.log_figure(name, figure, step=trainer.global_step)
 
 
 def tag(name: str) -> str:

@@ -204,7 +204,9 @@ class EditJournal(L.Callback):
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(dict(pl_module.hparams), metrics=final)
         rank_zero_info(verdict(summary))
-        rank_zero_info(f"Journal: {folder_of(trainer)}. Look: tensorboard --logdir runs")
+        folder, on_board = folder_of(trainer), isinstance(trainer.logger, TensorBoardLogger)
+        look = f". Look: tensorboard --logdir {folder}" if on_board else ""
+        rank_zero_info(f"Journal: {folder}{look}")
         if pl_module.remedy and summary["collapsed_at"]:
             rank_zero_info(f"Try: {pl_module.remedy}")
 

@@ -12,11 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 
 def folder_of(trainer: L.Trainer) -> Path:
-    """The run's folder, as the first process names it: it alone reads and writes there."""
-    return Path(getattr(trainer.logger, "log_dir", None) or trainer.default_root_dir)
+    """The run's folder, as the first process names it: it alone reads and writes there.
+
+    A logger without a folder of its own has one of its name and version, as Lightning's checkpoints
+    do; without a logger it is the default folder.
+    """
+    logger = trainer.logger
+    if logger is None or logger.log_dir:
+        return Path((logger and logger.log_dir) or trainer.default_root_dir)
+    version = f"version_{logger.version}" if isinstance(logger.version, int) else logger.version
+    return Path(logger.save_dir or trainer.default_root_dir, logger.name or "", version or "")
+
+
+def how_to_go_on(trainer: L.Trainer) -> str:
+    """The option by which the same command takes the run up again."""
+    if isinstance(trainer.logger, TensorBoardLogger | CSVLogger) and len(trainer.loggers) == 1:
+        return "--ckpt_path last"
+    return f"--ckpt_path {folder_of(trainer) / 'checkpoints' / 'last.ckpt'}"
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
