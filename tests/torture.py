@@ -88,7 +88,7 @@ def kinds(lm: str, folder: Path) -> dict[str, Kind]:
         "batch": Kind([*BATCH, *EXPORTS]),
         "MEND": Kind([*mend, *EXPORTS]),
         "two processes": Kind([*EXPORTS, "--trainer.devices=2"], 2),
-        "sweep on two processes": Kind([*SWEEP, *EXPORTS, "--trainer.devices=2"], 2),
+        "sweep on two processes": Kind([*SWEEP, *EXPORTS[:2], "--trainer.devices=2"], 2),
     }
 
 

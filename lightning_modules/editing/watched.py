@@ -126,6 +126,18 @@ class WatchedModel(L.LightningModule, ABC):
     def lowest_layer(self) -> int:
         """The lowest layer that may change; below it, hidden states are constant."""
 
+    def setup(self, stage: str) -> None:
+        """Refuses a precision that Lightning would give the model in the place of its own.
+
+        Raises:
+            ValueError: if there is one.
+        """
+        if self.trainer.precision != "32-true":
+            raise ValueError(
+                f"--trainer.precision {self.trainer.precision} does not apply here; leave it out, "
+                "and choose the model's precision by --model.dtype (float32, bfloat16 or float16)"
+            )
+
     def configure_model(self) -> None:
         """Loads the language model, once."""
         if self.lm is None:
