@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.keeping.interruption import Interruption
 from callbacks.keeping.resume import LastRun, last_run
@@ -45,6 +46,10 @@ class EditingCLI(LightningCLI):
             folder = tempfile.mkdtemp(prefix="keel-")
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             options.trainer.default_root_dir = folder
+            rank_zero_info(
+                "What this run writes is removed at its end: it is a trial, or has neither a logger "
+                "nor --trainer.default_root_dir"
+            )
         if options.get("ckpt_path") == "best":
             raise ValueError(
                 "--ckpt_path best: editing knows no best state, only the last; give 'last', or a "

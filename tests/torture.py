@@ -218,19 +218,19 @@ def peaceful(folder: Path, command: list[str], kind: Kind) -> tuple[dict[str, An
 def tried(
     folder: Path, command: list[str], kind: Kind, whole: tuple[dict[str, Any], float], seed: int
 ) -> Trial:
-    """Kills a run up to three times, each time when it was resumed, and lets it end.
+    """Kills a run two to six times, each time when it was resumed, and lets it end.
 
     A third of the kills come behind the last edit, while the run writes what it leaves.
     """
     chance, kills, number = random.Random(seed), 0, kind.processes
     expected, seconds = whole
-    for _ in range(chance.randint(1, 3)):
+    for _ in range(chance.randint(2, 6)):
         running = Running(folder, again(folder, command), number)
         behind_all = chance.random() < 1 / 3
         if behind_all:
             while running.alive and lines(folder) < len(expected["edits.jsonl"]):
                 time.sleep(0.002)
-        time.sleep(chance.uniform(0, 0.15 if behind_all else 1.0) * seconds)
+        time.sleep(chance.uniform(0, 0.15 if behind_all else 0.7) * seconds)
         if not running.alive:
             break
         running.kill(chance.randrange(number))
