@@ -52,7 +52,7 @@ class Digested:
 
 
 def intact(file: Path) -> bool:
-    """Whether a checkpoint holds what was written; one without a seal, what its zip sums say."""
+    """Whether a checkpoint holds what was written; one of another writer, what its zip sums say."""
     seal = len(SEAL) + DIGEST
     with file.open("rb") as read:
         left, digest = max(file.stat().st_size - seal, 0), blake2b(digest_size=DIGEST)
@@ -60,7 +60,7 @@ def intact(file: Path) -> bool:
             digest.update(data)
             left -= len(data)
         end = read.read()
-    if end.startswith(SEAL):
+    if end.startswith(SEAL) or file.name in (LAST, PREVIOUS):
         return end == SEAL + digest.digest()
     try:
         with zipfile.ZipFile(file) as parts:

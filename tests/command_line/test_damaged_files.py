@@ -125,11 +125,11 @@ def remove(name):
 
 
 def evil():
-    torch.save({"state_dict": Evil()}, LAST)
+    torch.save({"state_dict": Evil()}, "own.ckpt")
 
 
 def foreign():
-    WholeFiles().save_checkpoint({"weights": torch.ones(2)}, LAST)
+    WholeFiles().save_checkpoint({"weights": torch.ones(2)}, "own.ckpt")
 
 
 def of_another_line(lines):
@@ -192,13 +192,13 @@ FILES = {
     "truncated checkpoint": (checkpoint(cut(LAST)), AGAIN, "last.ckpt is damaged"),
     "flipped bit": (checkpoint(flip(LAST, 0.3)), AGAIN, "last.ckpt is damaged"),
     "flipped seal": (checkpoint(flip(LAST, 0.999)), AGAIN, "last.ckpt is damaged"),
-    "malicious checkpoint": (evil, AGAIN, "could run code"),
+    "malicious checkpoint": (evil, ("--ckpt_path", "own.ckpt"), "could run code"),
     "malicious pickle": (
         checkpoint(write(LAST, pickle.dumps(Evil()))),
         AGAIN,
         "last.ckpt is damaged",
     ),
-    "foreign checkpoint": (foreign, AGAIN, "no checkpoint of a run"),
+    "foreign checkpoint": (foreign, ("--ckpt_path", "own.ckpt"), "no checkpoint of a run"),
     "no such checkpoint": (lambda: None, ("--ckpt_path", "no.ckpt"), "no.ckpt"),
     # journals
     "no journal": (remove(RUN / "edits.jsonl"), AGAIN, "holds 0 of the 2 lines"),
