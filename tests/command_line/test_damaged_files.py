@@ -142,7 +142,7 @@ METHOD = "model: {class_path: lightning_modules.methods.rome.ROME"
 FILES = {
     # configs
     "broken yaml": (write(OWN, "model: [\n"), CONFIG, "config"),
-    "binary config": (write(OWN, b"\x00\xff\xfe"), CONFIG, "own.yaml is no text in UTF-8"),
+    "binary config": (write(OWN, b"\x00\xff\xfe"), CONFIG, "(?i)utf-8"),
     "empty config": (write(OWN, ""), CONFIG, "config"),
     "list as config": (write(OWN, "- a\n- b\n"), CONFIG, "config"),
     "number as model": (write(OWN, "model: 5\n"), CONFIG, "model"),
