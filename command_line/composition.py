@@ -99,7 +99,7 @@ def config_of(source: tuple[str, str]) -> Config | None:
 
 def grouped(key: str, value: Any) -> Any:
     """``model`` or ``data`` with their arguments below ``init_args``, where YAML may omit it."""
-    if key not in ("model", "data") or value is None:
+    if key not in ("model", "data") or not isinstance(value, dict | str):
         return value
     if isinstance(value, str):
         return {"class_path": full(value)}

@@ -84,6 +84,8 @@ def is_text(file: str) -> bool:
 
 def said_of(error: BaseException) -> str:
     """What an error says, in one line; its kind if it says nothing."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "the checkpoint is not read, for it could run code; give one that a run has written"
     return gist(str(error)) or type(error).__name__
 
 

@@ -195,7 +195,7 @@ def left(run: Path) -> dict[str, Any]:
         "edits.jsonl": without_timings(read_journal(run)),
         "summary.json": summary | {"means": timeless},
         "weights": {name: t.numpy().tobytes() for name, t in state["state_dict"].items()},
-        "edited cases": state["edited_cases"],
+        "edited requests": state["edited_requests"],
         "dashboard": [point.step for point in events.Scalars("edit/update_norm")],
     }
     for file in run.rglob("*"):

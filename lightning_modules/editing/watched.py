@@ -12,10 +12,10 @@ from data_modules.records import EditRequest, Probe, TaskItem, WatchedText, case
 
 from ..language_model.answering import choose, write_answers
 from ..language_model.chat import ChatUse, Frames, framed, framed_item, frames
-from ..language_model.intact import load_intact, unmerged
+from ..language_model.intact import intact, unmerged
 from ..language_model.judging import Answered, answers, measures, neighbors, questions
 from ..language_model.kernels import use_fast_kernels
-from ..language_model.loading import Dtype, fingerprint, load_unweighted
+from ..language_model.loading import Dtype, fingerprint, load, load_unweighted
 from ..language_model.lower_states import LowerStates
 from ..language_model.positions import begin_at
 from ..language_model.reach import Reach, of_texts, positions_of, windows
@@ -104,7 +104,8 @@ class WatchedModel(L.LightningModule, ABC):
     def reach(self) -> Reach:
         """What the model can read and the method can edit; its weights need not be loaded."""
         if self.lm is None:
-            config, tokenizer = load_unweighted(self.lm_name, self.trust_remote_code)
+            with intact(self.lm_name):
+                config, tokenizer = load_unweighted(self.lm_name, self.trust_remote_code)
         else:
             config, tokenizer = self.lm.config, self.tokenizer
         return Reach(
@@ -142,7 +143,9 @@ class WatchedModel(L.LightningModule, ABC):
     def configure_model(self) -> None:
         """Loads the language model, once."""
         if self.lm is None:
-            self.attach(*load_intact(self.lm_name, self.dtype_name, self.trust_remote_code))
+            with intact(self.lm_name):
+                loaded = load(self.lm_name, self.dtype_name, self.trust_remote_code)
+            self.attach(*loaded)
 
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
         """Takes a model as the one in question, where it is: frozen, in eval mode, and faster.

@@ -1,25 +1,21 @@
 """A language model whose files are whole: what is wrong with the others is said in a sentence."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from .loading import Dtype, load
-
-
-def load_intact(
-    name: str, dtype: Dtype = "float32", trust_remote_code: bool = False
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A frozen model in eval mode, and its tokenizer; arguments as of :func:`~.loading.load`.
+@contextmanager
+def intact(name: str) -> Iterator[None]:
+    """Inside, a model's files are read.
 
     Raises:
-        OSError: if there is no such model.
-        ValueError: if it is an adapter, its files are damaged, or it cannot be edited.
+        ValueError: if the model is an adapter, or its files are damaged.
     """
     if Path(name, "adapter_config.json").is_file():
         raise ValueError(unmerged(name))
     try:
-        return load(name, dtype, trust_remote_code)
+        yield
     except (MemoryError, OSError, ValueError):
         raise
     except Exception as error:  # tokenizers and transformers raise no narrower kind
