@@ -6,7 +6,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run smollm2 test lint docs benchmark methods reproduce clean
+.PHONY: help run smollm2 test lint docs benchmark methods reproduce torture clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z0-9.]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ methods: .venv ## measure every method (docs/methods.md); 20 minutes on 2 cores
 reproduce: export HF_HUB_OFFLINE := 1
 reproduce: .venv ## run both papers' experiments on the embedded model (docs/reproduce.md); half an hour
 	.venv/bin/python -m docs.reproduce
+
+torture: export HF_HUB_OFFLINE := 1
+torture: .venv ## kill runs at random instants and resume them (docs/reliability.md); ten minutes
+	.venv/bin/python -m tests.torture --minutes 10
 
 clean: ## remove caches; .venv and runs stay
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -6,14 +6,12 @@ import warnings
 
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from command_line.cli import EditingCLI, SavedConfig
 from command_line.composition import composed
 from command_line.configs import DEFAULTS
-from command_line.mistakes import Parser, said_of
+from command_line.mistakes import FAULTS, Parser, said_of
 from command_line.short_names import import_all
-from lightning_modules.editing.replicas import DriftError
 
 VERBS = ("fit", "validate", "test", "predict")
 
@@ -43,7 +41,7 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # lightning 2.6.6 on torch 2.13
     try:
         main()
-    except (DriftError, MemoryError, MisconfigurationException, OSError, ValueError) as error:
+    except FAULTS as error:
         if os.environ.get("KEEL_TRACE"):
             raise
         sys.exit(f"error: {said_of(error)}\n(KEEL_TRACE=1 shows where)")

@@ -1,16 +1,23 @@
 """Lightning's command line for editing: resuming, several devices, and where a run may write."""
 
 import argparse
+import os
+import shutil
 import sys
+import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.keeping.interruption import Interruption
 from callbacks.keeping.resume import LastRun, last_run
+from callbacks.keeping.run_folder import folder_of
+from callbacks.keeping.schedule import taken_up_here
 from callbacks.watching.collapse import CollapseStopping
 from lightning_modules.editing.watched import WatchedModel
 from lightning_modules.jobs.encoder_keys import EncoderKeys
@@ -27,17 +34,39 @@ class EditingCLI(LightningCLI):
         parser.add_lightning_class_args(CollapseStopping, "collapse")
 
     def before_instantiate_classes(self) -> None:
-        """Lets ``--ckpt_path last`` resume the newest run, a fit in its own folder."""
+        """Settles where the run writes, and which run ``--ckpt_path last`` means."""
         self.resumed: LastRun | None = None
         options = self.config.get(str(self.subcommand))
-        if options is None or options.ckpt_path != "last":
+        if options is None:
             return
-        logger = getattr(options.trainer.logger, "init_args", argparse.Namespace())
-        if not {"save_dir", "name", "version"} <= vars(logger).keys():
+        for logger in loggers_of(options.trainer):
+            if getattr(logger, "save_dir", None):
+                logger.save_dir = os.path.expandvars(Path(logger.save_dir).expanduser())
+        if nothing_is_kept(options.trainer):
+            folder = tempfile.mkdtemp(prefix="keel-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            options.trainer.default_root_dir = folder
+            rank_zero_info(
+                "What this run writes is removed at its end: it is a trial, or has no place "
+                "of its own (--trainer.logger, --trainer.default_root_dir)"
+            )
+        if options.get("ckpt_path") == "best":
+            raise ValueError(
+                "--ckpt_path best: editing knows no best state, only the last; give 'last', or a "
+                "checkpoint's file"
+            )
+        if options.get("ckpt_path") == "last":
+            self.resume_newest(options)
+
+    def resume_newest(self, options: argparse.Namespace) -> None:
+        """Takes the newest run's checkpoint; a fit goes on in that run's folder."""
+        loggers = loggers_of(options.trainer)
+        if len(loggers) != 1 or not {"save_dir", "name", "version"} <= vars(loggers[0]).keys():
             raise ValueError(
                 "--ckpt_path last: only a single logger with a folder of its own, such as "
                 "TensorBoardLogger, tells which run is the last; name the checkpoint's file"
             )
+        (logger,) = loggers
         self.resumed = last_run(Path(logger.save_dir) / logger.name, self.subcommand == "fit")
         options.ckpt_path = None
         if self.subcommand == "fit":
@@ -58,7 +87,7 @@ class EditingCLI(LightningCLI):
         """Keeps the place of the resumed run out of the config that is saved."""
         if self.resumed is not None:
             self.config_init[self.subcommand].ckpt_path = self.resumed.checkpoint
-            self.config[self.subcommand].trainer.logger.init_args.version = None
+            loggers_of(self.config[self.subcommand].trainer)[0].version = None
 
     def after_fit(self) -> None:
         """Lets the shell see that the run was told to stop."""
@@ -80,10 +109,27 @@ class SavedConfig(SaveConfigCallback):
         Raises:
             ValueError: if there is one.
         """
-        try:
-            super().setup(trainer, pl_module, stage)
-        except RuntimeError as error:
+        if self.already_saved:
+            return
+        file = folder_of(trainer) / self.config_filename
+        free = self.overwrite or taken_up_here(trainer) or not file.exists()
+        if not trainer.strategy.broadcast(free):
             raise ValueError(
-                f"{trainer.log_dir} already holds a run; leave --trainer.logger.init_args.version "
+                f"{file.parent} already holds a run; leave --trainer.logger.init_args.version "
                 "out, or go on with the last run by --ckpt_path last"
-            ) from error
+            )
+        if trainer.is_global_zero:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, str(file), skip_none=False, overwrite=True)
+        self.already_saved = True
+
+
+def loggers_of(trainer: argparse.Namespace) -> list[argparse.Namespace]:
+    """The arguments of each logger that is configured by its class."""
+    chosen = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+    return [logger.init_args for logger in chosen if hasattr(logger, "init_args")]
+
+
+def nothing_is_kept(trainer: argparse.Namespace) -> bool:
+    """Whether nobody has named a place for what the run writes, or it is a mere trial."""
+    return bool(trainer.fast_dev_run) or not (trainer.logger or trainer.default_root_dir)

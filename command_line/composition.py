@@ -101,6 +101,8 @@ def grouped(key: str, value: Any) -> Any:
     """``model`` or ``data`` with their arguments below ``init_args``, where YAML may omit it."""
     if key not in ("model", "data") or value is None:
         return value
+    if not isinstance(value, dict | str):
+        raise ValueError(f"{key} must be a class's name or its arguments, got {value!r}")
     if isinstance(value, str):
         return {"class_path": full(value)}
     if not {"class_path", "init_args"} & value.keys():

@@ -1,21 +1,37 @@
 """A command line that answers a mistake with one sentence, which names the nearest right word."""
 
+import importlib.util
 import inspect
 import os
+import pickle
 import re
+import zipfile
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import torch
 from lightning import pytorch as lightning
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from safetensors import SafetensorError
+from torch.distributed import DistError
+
+from lightning_modules.editing.replicas import DriftError
 
 from . import configs, short_names
 
 KINDS = {"model": "method", "data": "data module", "callbacks": "callback", "logger": "logger"}
 
+FAULTS = (  # a user's mistake, a damaged file, a machine that gives no more: what gets a sentence
+    *(DriftError, MisconfigurationException, SafetensorError),
+    *(DistError, torch.OutOfMemoryError, pickle.UnpicklingError, zipfile.BadZipFile),
+    *(EOFError, ImportError, MemoryError, OSError, ValueError),
+)
+ROOMS = ("callbacks", "data_modules", "lightning_modules")
 UNKNOWN = (
     r"unrecognized arguments: -*(?P<word>[\w.+-]+)",
     r"does not accept option '(?P<word>[\w.]+)'",
@@ -35,20 +51,52 @@ REFUSED = (
 class Parser(LightningArgumentParser):
     """Lightning's parser, whose errors are a sentence; KEEL_TRACE=1 shows them in full."""
 
+    def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+        """Refuses first what the parser could not name."""
+        for argument in args or ():
+            value = str(argument).rpartition("=")[2]
+            if re.fullmatch(r"\{\d+:\d.*\}", value):
+                spaced = re.sub(r":(?=\S)", ": ", value)
+                self.error(f"{value} is no mapping in YAML, for want of a space: give '{spaced}'")
+            if value.endswith((".yaml", ".yml")) and Path(value).is_file() and not is_text(value):
+                self.error(f"the config {value} is no text in UTF-8")
+        return super().parse_args(args, *rest, **options)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends the program with the sentence."""
         asked = getattr(ex, "subcommand_parser", None) or self
         options = re.findall(r"--([\w.]+)", asked.format_usage())
         sentence = None if os.environ.get("KEEL_TRACE") else explained(message, options)
-        if sentence is None:
-            super().error(message, ex)
+        if os.environ.get("KEEL_TRACE") or (sentence is None and not self.exit_on_error):
+            super().error(message, ex)  # to the parser around this one, which knows the class
+        sentence = sentence or gist(message)
         self.exit(2, f"error: {sentence}\n(KEEL_TRACE=1 shows more)\n")
 
 
-def said_of(error: Exception) -> str:
-    """What a class said of its arguments, without jsonargparse's account of all types it tried."""
-    sentences = re.findall(r"^ +- (.+)", str(error), re.M)
-    return sentences[0] if "Does not validate against" in str(error) and sentences else str(error)
+def is_text(file: str) -> bool:
+    """Whether a file holds text in UTF-8."""
+    try:
+        Path(file).read_text("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def said_of(error: BaseException) -> str:
+    """What an error says, in one line; its kind if it says nothing."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "the checkpoint is not read, for it could run code; give one that a run has written"
+    return gist(str(error)) or type(error).__name__
+
+
+def gist(message: str) -> str:
+    """A message in one line, without jsonargparse's account of all types it tried."""
+    if "Does not validate against" in message:
+        errors = re.findall(r"^ +- (.+(?<=:)\n.+|.+)", message, re.M)
+        key = re.match(r'Parser key "[\w.]+":', message)
+        told = errors[0].replace("Problem with given class_path ", "") if errors else message
+        message = f"{key[0]} {told}" if key else told
+    return " ".join(re.sub(r'^Parser key "([\w.]+)":', r"\1:", message).split())
 
 
 def explained(message: str, options: Iterable[str]) -> str | None:
@@ -75,6 +123,10 @@ def explained(message: str, options: Iterable[str]) -> str | None:
     if "path" not in parts:
         return f"there is no option {word!r}" + nearest(word, options)
     module, _, name = parts["path"].rpartition(".")
+    if find_spec(module) is None:
+        known = classes_named(name)
+        hint = f"; {name} is {known[0]}" if known else ""
+        return f"there is no {parts['path']!r}: is the config of an older version?{hint}"
     if word == name:
         return f"{module} has no class {word!r}" + nearest(word, dir(import_module(module)))
     return f"{name} has no option {word!r}" + nearest(
@@ -97,6 +149,8 @@ def refused(message: str) -> str | None:
     if not found:
         return None
     key, why, value = found[-1]
+    if choices := re.findall(r"Literal\[(.*?)\]", why):
+        return f"{key} must be one of {', '.join(choices)}, got {value}"
     kinds = re.findall(r"Expected an? <class '(\w+)'>", why)
     expected = " or ".join("null" if kind == "NoneType" else kind for kind in dict.fromkeys(kinds))
     return f"{key} must be {expected}, got {value}" if expected not in ("", "null") else None
@@ -106,6 +160,25 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """``; do you mean ...?`` with the known word most like this one; nothing if none is."""
     likely = get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; do you mean {likely[0]!r}?" if likely else ""
+
+
+def classes_named(name: str) -> list[str]:
+    """Paths of our own classes of a name."""
+    root = Path(configs.__file__).parents[1]
+    files = [file for room in ROOMS for file in sorted((root / room).rglob("*.py"))]
+    return [
+        ".".join((*file.relative_to(root).with_suffix("").parts, name))
+        for file in files
+        if re.search(rf"^class {name}\b", file.read_text("utf-8"), re.M)
+    ]
+
+
+def find_spec(module: str) -> ModuleSpec | None:
+    """A module's place; None if it, or a package on the way to it, is not there."""
+    try:
+        return importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
 
 
 def constructor(kind: type) -> list[str]:

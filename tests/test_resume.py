@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks.keeping.run_folder import read_journal, rewind
 from lightning_modules.editing.editor import Editor
@@ -165,6 +166,80 @@ def test_a_finished_run_goes_on_when_more_is_asked_for(command, whole):
         main([*short, *AGAIN])
     main([*command, *AGAIN])
     assert_same(Path("runs/rome/version_0"), whole[0])
+
+
+EXPORTS = [
+    f"--trainer.callbacks+=callbacks.keeping.export.{name}"
+    for name in ("SavePretrained", "SaveLoRA")
+]
+
+
+@pytest.mark.parametrize("limit", [["--data.limit=2"], ["--trainer.max_steps=2"]])
+def test_a_run_killed_behind_its_last_edit_finishes_once(command, limit):
+    command = [*command, *limit, *EXPORTS]
+    main(command)
+    run = Path("runs/rome/version_0")
+    names = ("summary.json", "health.png", "lm/model.safetensors", "lora/adapter_model.safetensors")
+    before = {name: (run / name).read_bytes() for name in names}
+    for name in (*names, "finished"):
+        (run / name).unlink()
+    (run / "lm.partial").mkdir()
+    main([*command, *AGAIN])
+    assert {name: (run / name).read_bytes() for name in names} == before
+    assert not list(run.rglob("*.partial"))
+    with pytest.raises(ValueError, match="all 2 edits of runs/rome/version_0 are made"):
+        main([*command, *AGAIN])
+    assert {name: (run / name).read_bytes() for name in names} == before
+
+
+def test_a_run_killed_behind_its_collapse_finishes_too(command):
+    command = [*command, "--collapse.threshold", "370"]
+    main(command)
+    run = Path("runs/rome/version_0")
+    (run / "finished").unlink()
+    (run / "summary.json").unlink()
+    main([*command, *AGAIN])
+    assert json.loads((run / "summary.json").read_text())["collapsed_at"]
+    with pytest.raises(ValueError, match="the model collapsed at edit"):
+        main([*command, *AGAIN])
+    assert (run / "summary.json").exists()
+
+
+def test_a_damaged_checkpoint_costs_one_edit_and_nothing_else(command, whole):
+    main([*command, "--trainer.max_steps", "3"])
+    last = Path("runs/rome/version_0/checkpoints/last.ckpt")
+    last.write_bytes(last.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="last.ckpt is damaged"):
+        main([*command, *AGAIN])
+    assert_same(Path("runs/rome/version_0"), whole[0])
+
+
+def test_the_dashboard_holds_no_edit_twice(command):
+    main([*command, "--trainer.max_steps", "4"])
+    last = Path("runs/rome/version_0/checkpoints/last.ckpt")
+    last.with_name("previous.ckpt").replace(last)  # as if killed behind the fourth line
+    main([*command, *AGAIN])
+    events = EventAccumulator(str(last.parents[1]))
+    events.Reload()
+    steps = [point.step for point in events.Scalars("edit/update_norm")]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("place", ["~/runs", "$HOME/runs"])
+def test_the_last_run_is_found_under_a_home_folder(command, tmp_path, monkeypatch, place):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    command = [*command, f"--trainer.logger.init_args.save_dir={place}"]
+    main([*command, "--trainer.max_steps", "1"])
+    main([*command, "--trainer.max_steps", "2", *AGAIN])
+    assert len(read_journal(tmp_path / "home/runs/rome/version_0")) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+@pytest.mark.parametrize("option", ["--trainer.fast_dev_run=true", "--trainer.logger=false"])
+def test_a_run_without_a_place_leaves_nothing_behind(command, tmp_path, option):
+    for _ in range(2):
+        main([*command, "--data.limit=1", option])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_resumed_run_keeps_the_config_of_the_whole_one(command):

@@ -1,44 +1,151 @@
 """The state of a run, saved after every edit: a killed run loses at most the edit in flight."""
 
 import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_modules.editing.editor import Editor
 
 from .run_folder import folder_of
 from .schedule import watched_next
 
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+SEAL = b"KEEL blake2b "  # ends a file, with the digest of all before it; torch.load ignores it
+DIGEST = 32  # bytes
+
+
+class Digested:
+    """A file under way whose digest is made as it is written.
+
+    Args:
+        file: open for writing.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = blake2b(digest_size=DIGEST)
+
+    def write(self, data: bytes) -> int:
+        """Writes bytes and adds them to the digest."""
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        """Flushes the file."""
+        self.file.flush()
+
+    def seal(self) -> None:
+        """Ends the file with the digest, and waits until the disk has it."""
+        self.file.write(SEAL + self.digest.digest())
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+
+def intact(file: Path) -> bool:
+    """Whether a checkpoint holds what was written; one of another writer, what its zip sums say."""
+    seal = len(SEAL) + DIGEST
+    with file.open("rb") as read:
+        left, digest = max(file.stat().st_size - seal, 0), blake2b(digest_size=DIGEST)
+        while left and (data := read.read(min(left, 2**24))):
+            digest.update(data)
+            left -= len(data)
+        end = read.read()
+    if end.startswith(SEAL) or file.name in (LAST, PREVIOUS):
+        return end == SEAL + digest.digest()
+    try:
+        with zipfile.ZipFile(file) as parts:
+            return parts.testzip() is None
+    except (EOFError, OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return False
+
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint as a whole or not at all, whenever the machine stops."""
+    """Writes a checkpoint as a whole or not at all, whenever the machine stops; reads none damaged.
+
+    The ``last.ckpt`` that is replaced stays as ``previous.ckpt``.
+    """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Puts the file, once it is on the disk, in the place of the one before."""
+        """Puts the file, once it is on the disk, in the place of the one before.
+
+        Raises:
+            OSError: if the disk does not take it; the one before stays.
+        """
         file = Path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
         try:
             with partial.open("wb") as written:
-                torch.save(checkpoint, written)
-                written.flush()
-                os.fsync(written.fileno())
+                sealed = Digested(written)
+                torch.save(checkpoint, cast(BinaryIO, sealed))
+                sealed.seal()
+            if file.name == LAST and file.exists():
+                file.replace(file.with_name(PREVIOUS))
             partial.replace(file)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            raise OSError(
+                f"{file} cannot be written ({error}); the checkpoint before it is whole: make "
+                "room, and go on by --ckpt_path last"
+            ) from error
         finally:
             partial.unlink(missing_ok=True)
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Callable | None = lambda storage, _: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Reads a checkpoint; of a damaged ``last.ckpt`` the one before it, and says so.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if it is damaged and there is no other, or no run has written it.
+        """
+        file = Path(path)
+        if not file.is_file():
+            raise FileNotFoundError(f"there is no checkpoint {file}; check the spelling")
+        if not intact(file):
+            previous = file.with_name(PREVIOUS)
+            if file.name != LAST or not previous.is_file() or not intact(previous):
+                raise ValueError(
+                    f"{file} is damaged (its checksum does not fit) and no intact one lies beside "
+                    "it; give an intact copy, or begin a new run"
+                )
+            rank_zero_warn(
+                f"{file} is damaged (its checksum does not fit): the run goes on from {previous}, "
+                "one edit earlier"
+            )
+            file = previous
+        try:
+            checkpoint = super().load_checkpoint(file, map_location, weights_only)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{file} is not read: it holds more than tensors, numbers and strings and could "
+                "run code; give a checkpoint that a run has written"
+            ) from error
+        if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
+            raise ValueError(f"{file} is no checkpoint of a run; give one that a run has written")
+        return checkpoint
 
 
 class EditCheckpoint(Checkpoint):
     """Keeps ``checkpoints/last.ckpt``: the state behind the last edit, after its line was written.
 
-    It holds what edits change and what the run has seen, not the language model.
+    The one before stays beside it, for the case that the last is damaged. They hold what edits
+    change and what the run has seen, not the language model.
     """
 
     def setup(self, trainer: L.Trainer, pl_module: Editor, stage: str) -> None:
@@ -60,7 +167,7 @@ class EditCheckpoint(Checkpoint):
     def save(self, trainer: L.Trainer) -> None:
         """Replaces the file."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined] # set by Lightning's connector
-            file = folder_of(trainer) / "checkpoints" / "last.ckpt"
+            file = folder_of(trainer) / "checkpoints" / LAST
             trainer.save_checkpoint(file, weights_only=False)  # unasked, it says so each time
 
     def on_save_checkpoint(

@@ -9,11 +9,18 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from data_modules.records import EditRequest, case_of
 from lightning_modules.editing.editor import Editor
-from lightning_modules.editing.ledger import FOLDER, Entry, cut_behind, shard_file, write_entry
+from lightning_modules.editing.ledger import (
+    FOLDER,
+    Entry,
+    cut_behind,
+    shard_file,
+    shards,
+    write_entry,
+)
 from lightning_modules.editing.replicas import Place
 
-from .run_folder import folder_of
-from .schedule import restores, watched_next
+from .run_folder import folder_of, read_journal
+from .schedule import restores, taken_up_here, watched_next
 
 
 class EditLedger(L.Callback):
@@ -44,6 +51,8 @@ class EditLedger(L.Callback):
             self.turn = Place(trainer.global_rank, trainer.world_size)
         if trainer.is_global_zero:
             cut_behind(self.folder, trainer.global_step * self.turn.devices)
+            if taken_up_here(trainer):
+                warn_of_gaps(self.folder)
         trainer.strategy.barrier()
         kept = (self.folder / FOLDER).glob("*.safetensors")
         self.room -= sum(file.stat().st_size for file in kept)
@@ -90,3 +99,15 @@ class EditLedger(L.Callback):
                 f"the ledger is full and ends at edit {entry.edit}: later edits cannot be made "
                 "again from it; raise the gigabytes of EditLedger"
             )
+
+
+def warn_of_gaps(run: Path) -> None:
+    """Says which edits of the journal a run's ledger has lost."""
+    kept = {int(file.stem) for file in shards(run)}
+    made = [edit["edit"] for edit in read_journal(run) if edit["status"] == "applied"]
+    lost = [edit for edit in made if edit not in kept]
+    if lost:
+        rank_zero_warn(
+            f"the ledger of {run} lacks {len(lost)} of {len(made)} edits, the first of them edit "
+            f"{lost[0]}: the run goes on, but its model cannot be made again from the ledger"
+        )

@@ -17,7 +17,7 @@ from lightning_modules.editing.ledger import FOLDER, read_ledger, standing
 from lightning_modules.jobs.pretraining import Pretraining
 from lightning_modules.language_model.layout import oriented
 
-from .run_folder import folder_of, replace_text, write_json
+from .run_folder import folder_of, replace_text, whole_folder, write_json
 
 CARD = """# A change of a language model
 
@@ -84,10 +84,11 @@ class SavePretrained(L.Callback):
             lm = checked(pl_module.lm)
             if self.dtype is not None:
                 lm = checked(deepcopy(lm).to(getattr(torch, self.dtype)))
-            lm.save_pretrained(folder_of(trainer) / self.folder)
             data = trainer.datamodule  # type: ignore[attr-defined] # set by Lightning's connector
             owner = pl_module if isinstance(pl_module, Editor) else data
-            owner.tokenizer.save_pretrained(folder_of(trainer) / self.folder)
+            with whole_folder(folder_of(trainer) / self.folder) as folder:
+                lm.save_pretrained(folder)
+                owner.tokenizer.save_pretrained(folder)
 
 
 class SaveChange(L.Callback):
@@ -116,11 +117,10 @@ class SaveChange(L.Callback):
                 tensors[f"{name}.right"] = right if stored else left.T
             else:
                 tensors[f"{name}.change"] = pl_module.edited.master(name) - original
-        folder = folder_of(trainer) / self.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        save(tensors, folder / "change.safetensors")
         known = pl_module.card() | {"cases": pl_module.edited_cases}
-        replace_text(folder / "README.md", CARD.format(count=len(known["cases"]), **known))
+        with whole_folder(folder_of(trainer) / self.folder) as folder:
+            save(tensors, folder / "change.safetensors")
+            replace_text(folder / "README.md", CARD.format(count=len(known["cases"]), **known))
 
 
 class SaveLoRA(L.Callback):
@@ -166,10 +166,9 @@ class SaveLoRA(L.Callback):
         for module, (left, right) in modules.items():
             tensors[f"base_model.model.{module}.lora_A.weight"] = right
             tensors[f"base_model.model.{module}.lora_B.weight"] = left
-        folder = folder_of(trainer) / self.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        save(tensors, folder / "adapter_model.safetensors")
-        write_json(folder / "adapter_config.json", config)
+        with whole_folder(folder_of(trainer) / self.folder) as folder:
+            save(tensors, folder / "adapter_model.safetensors")
+            write_json(folder / "adapter_config.json", config)
 
 
 def low_rank(run: Path, editor: Editor) -> dict[str, Pair]:

@@ -10,6 +10,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_modules.editing.editor import Editor
 
+from .run_folder import how_to_go_on
+
 
 class Interruption(L.Callback):
     """Ends a fit behind the edit in flight on SIGTERM or Ctrl-C; a second Ctrl-C ends it at once.
@@ -46,7 +48,7 @@ class Interruption(L.Callback):
         if self.stopped:
             rank_zero_info(
                 f"Stopped behind edit {trainer.global_step}, all saved: the same command with "
-                "--ckpt_path last goes on."
+                f"{how_to_go_on(trainer)} goes on."
             )
 
     @property

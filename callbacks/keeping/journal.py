@@ -13,11 +13,20 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from data_modules.records import EditRequest
 from lightning_modules.editing.editor import Editor
-from lightning_modules.editing.record import place_of
 from lightning_modules.editing.replicas import Place, gathered
 
-from .run_folder import Claim, append, folder_of, nullified, read_journal, rewind, write_json
-from .schedule import nothing_left, restores, watched_next
+from .dashboard import log, purge
+from .journal_file import JournalFile
+from .run_folder import (
+    Claim,
+    clear_partial,
+    folder_of,
+    nullified,
+    read_journal,
+    replace_text,
+    write_json,
+)
+from .schedule import FINISHED, nothing_left, restores, taken_up_here, watched_next
 from .summary import numbers, summarize, verdict
 
 IDENTITY = ("case_id", "subject", "prompt", "target_new", "target_true")
@@ -34,7 +43,9 @@ class EditJournal(L.Callback):
 
     def __init__(self) -> None:
         self.watching_since = 0.0
-        self.lines = 0
+        self.saved: dict[str, Any] = {}
+        self.step_limit_met = False
+        self.goes_on = False
         self.turn = Place()
         self.claim: Claim | None = None
 
@@ -42,12 +53,16 @@ class EditJournal(L.Callback):
         """Finds out early whether the folder can be written, and is free."""
         if restores(trainer):
             self.turn = Place(trainer.global_rank, trainer.world_size)
+        self.file = JournalFile(folder_of(trainer) / "edits.jsonl")
         if stage == "fit" and trainer.is_global_zero:
             self.claim = Claim(folder_of(trainer))
-            (folder_of(trainer) / "edits.jsonl").touch()
+            clear_partial(folder_of(trainer))
+            self.file.file.touch()
 
     def teardown(self, trainer: L.Trainer, pl_module: Editor, stage: str) -> None:
-        """Frees the folder."""
+        """Marks the run as finished, all callbacks having written theirs, and frees the folder."""
+        if self.claim is not None:
+            replace_text(folder_of(trainer) / FINISHED, f"{trainer.global_step} edits\n")
         self.release()
 
     def on_exception(self, trainer: L.Trainer, pl_module: Editor, exception: BaseException) -> None:
@@ -60,32 +75,66 @@ class EditJournal(L.Callback):
             self.claim.release()
             self.claim = None
 
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: Editor, checkpoint: dict[str, Any]
+    ) -> None:
+        """Takes back how long the journal was, its digest, and an edit's open record."""
+        if trainer.state.fn != "fit":
+            return
+        self.saved = checkpoint["journal"]
+        pl_module.record = json.loads(self.saved["open"])[self.turn.rank]
+        self.step_limit_met = 0 <= trainer.max_steps <= checkpoint["global_step"]
+        if self.step_limit_met:  # else Lightning ends without a word to the callbacks
+            trainer.fit_loop.epoch_loop.max_steps = -1
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Refuses to write behind another run.
+        """Refuses to write behind another run, or behind lines that the checkpoint does not know.
 
         Raises:
-            ValueError: if the folder holds one, and no checkpoint was given.
+            ValueError: if the folder holds edits, and not those before the checkpoint.
         """
-        folder = folder_of(trainer)
-        if trainer.strategy.broadcast(not trainer.ckpt_path and bool(read_journal(folder))):
-            raise ValueError(f"{folder} already holds the edits of a run; name another folder")
+        refusal = trainer.strategy.broadcast(self.refusal(trainer))
+        if refusal:
+            raise ValueError(refusal)
+
+    def refusal(self, trainer: L.Trainer) -> str:
+        """What speaks against writing to the folder's journal; empty if nothing does."""
+        if not trainer.is_global_zero:
+            return ""
+        folder, held = folder_of(trainer), self.file.file.stat().st_size > 0
+        here = taken_up_here(trainer)
+        self.goes_on = held or here
+        if held and not (here or self.saved.get("lines")):
+            return f"{folder} already holds the edits of a run; name another folder"
+        if not self.goes_on:
+            return ""
+        why = self.file.misfit(self.saved["lines"], self.saved["digest"])
+        return why and (
+            f"{self.file.file} does not fit {trainer.ckpt_path}: it {why}; put the run's journal "
+            "back, or go on in a new folder by naming that checkpoint instead of 'last'"
+        )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Takes the journal back to the edit behind which the checkpoint was made.
+
+        A run that was killed behind its last edit only does what a run does at its end.
 
         Raises:
             ValueError: if a resumed run has nothing left to do.
         """
         folder = folder_of(trainer)
-        finished = (folder / "summary.json").exists() and nothing_left(trainer)
-        if trainer.strategy.broadcast(finished):
+        open_end = self.goes_on and not (folder / FINISHED).exists()
+        open_end = trainer.strategy.broadcast(open_end)
+        if not open_end and (self.step_limit_met or nothing_left(trainer)):
             raise ValueError(
                 f"all {trainer.global_step} edits of {folder} are made; to go on, ask for more of "
-                "them by --data.limit"
+                "them by --data.limit or --trainer.max_steps"
             )
+        told_to_stop = open_end and (self.step_limit_met or self.saved["stopping"])
+        trainer.should_stop = trainer.should_stop or told_to_stop
         if trainer.is_global_zero:
-            (folder / "summary.json").unlink(missing_ok=True)
-            rewind(folder / "edits.jsonl", self.lines)
+            self.file.take_up(self.saved["lines"] if self.goes_on else 0)
+            purge(trainer, trainer.global_step * self.turn.devices + 1)
 
     def on_train_batch_start(
         self,
@@ -96,6 +145,9 @@ class EditJournal(L.Callback):
     ) -> None:
         """Opens the record of an edit."""
         self.write(trainer, pl_module)
+        if trainer.is_global_zero:
+            for name in (FINISHED, "summary.json"):
+                (folder_of(trainer) / name).unlink(missing_ok=True)
         if not batch:
             return
         columns = {name: [getattr(request, name) for request in batch] for name in IDENTITY}
@@ -119,23 +171,21 @@ class EditJournal(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: Editor, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds how long the journal is, and the record of an edit that nothing else completes."""
+        """Adds how long the journal is, its digest, and a record that nothing else completes."""
         complete = {} if watched_next(trainer) else pl_module.record
-        checkpoint["journal"] = {"lines": self.lines, "open": json.dumps(self.all_of(complete))}
-
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: Editor, checkpoint: dict[str, Any]
-    ) -> None:
-        """Takes them back."""
-        if trainer.state.fn == "fit":
-            self.lines = checkpoint["journal"]["lines"]
-            pl_module.record = json.loads(checkpoint["journal"]["open"])[self.turn.rank]
+        checkpoint["journal"] = {
+            "lines": self.file.lines,
+            "digest": self.file.digest,
+            "open": json.dumps(self.all_of(complete)),
+            "stopping": trainer.should_stop,
+        }
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Writes the summary and says how the run ended."""
         self.write(trainer, pl_module)
         if not trainer.is_global_zero:
             return
+        self.file.require_whole()
         edits = read_journal(folder_of(trainer))
         chosen_by = getattr(trainer.datamodule, "chosen_by", None)  # type: ignore[attr-defined] # set by Lightning's connector
         summary = summarize(edits, pl_module.baseline) | {
@@ -154,7 +204,9 @@ class EditJournal(L.Callback):
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(dict(pl_module.hparams), metrics=final)
         rank_zero_info(verdict(summary))
-        rank_zero_info(f"Journal: {folder_of(trainer)}. Look: tensorboard --logdir runs")
+        folder, on_board = folder_of(trainer), isinstance(trainer.logger, TensorBoardLogger)
+        look = f". Look: tensorboard --logdir {folder}" if on_board else ""
+        rank_zero_info(f"Journal: {folder}{look}")
         if pl_module.remedy and summary["collapsed_at"]:
             rank_zero_info(f"Try: {pl_module.remedy}")
 
@@ -162,35 +214,10 @@ class EditJournal(L.Callback):
         """Appends the open records, if there are any, and flushes them to the disk."""
         own, pl_module.record = pl_module.record, {}
         records = [record for record in self.all_of(own) if "edit" in record]
-        self.lines += len(records)
         for record in records if trainer.is_global_zero else ():
-            line = json.dumps(nullified(record), ensure_ascii=False)
-            append(folder_of(trainer) / "edits.jsonl", line)
+            self.file.add(json.dumps(nullified(record), ensure_ascii=False))
             log(trainer, record, step=record["edit"])
 
     def all_of(self, record: dict[str, Any]) -> list[dict[str, Any]]:
         """The records of all edits that are made at once: one on each device, or this one."""
         return gathered(record) if self.turn.devices > 1 else [record]
-
-
-def log(trainer: L.Trainer, record: dict[str, Any], step: int) -> None:
-    """Sends a record's figures, and its request as text, to every logger."""
-    for logger in trainer.loggers:
-        logger.log_metrics({tag(k): v for k, v in numbers(record).items()}, step=step)
-        if "prompt" in record and isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_text("request", describe(record), step)
-
-
-def tag(name: str) -> str:
-    """The figure's place on the dashboard."""
-    place = place_of(name)
-    return name if name.startswith("tasks/") else f"{place}/{name.removeprefix(f'{place}_')}"
-
-
-def describe(record: dict[str, Any]) -> str:
-    """An edit as one line of Markdown."""
-    outcome = f"{record['status']}; perplexity {record.get('perplexity', math.nan):.4g}"
-    return (
-        f"**{record['prompt']}** · {record['subject']} · {record['target_true']} → "
-        f"**{record['target_new']}** ({outcome})"
-    )

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from .run_folder import rewind
 
 
@@ -35,8 +37,8 @@ def last_run(experiment: Path, begun: bool) -> LastRun:
         saved = list(run.glob("checkpoints/*.ckpt"))
         if saved:
             return LastRun(version, max(saved, key=lambda file: file.stat().st_mtime))
-        if begun and (run / "edits.jsonl").exists():
-            rewind(run / "edits.jsonl", 0)
+        if begun and (run / "edits.jsonl").exists() and not (run / "summary.json").exists():
+            rank_zero_only(rewind)(run / "edits.jsonl", 0)
             return LastRun(version, None)
     raise ValueError(
         f"--ckpt_path last: no run in {experiment} has saved anything; leave it out, or name a "

@@ -5,23 +5,62 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 
 def folder_of(trainer: L.Trainer) -> Path:
-    """The run's folder, as the first process names it: it alone reads and writes there."""
-    return Path(getattr(trainer.logger, "log_dir", None) or trainer.default_root_dir)
+    """The run's folder, as the first process names it: it alone reads and writes there.
+
+    A logger without a folder of its own has one of its name and version, as Lightning's checkpoints
+    do; without a logger it is the default folder.
+    """
+    logger = trainer.logger
+    if logger is None or logger.log_dir:
+        return Path((logger and logger.log_dir) or trainer.default_root_dir)
+    version = f"version_{logger.version}" if isinstance(logger.version, int) else logger.version
+    return Path(logger.save_dir or trainer.default_root_dir, logger.name or "", version or "")
+
+
+def how_to_go_on(trainer: L.Trainer) -> str:
+    """The option by which the same command takes the run up again."""
+    if isinstance(trainer.logger, TensorBoardLogger | CSVLogger) and len(trainer.loggers) == 1:
+        return "--ckpt_path last"
+    return f"--ckpt_path {folder_of(trainer) / 'checkpoints' / 'last.ckpt'}"
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """All edits of a run, in order; none if it has no journal. What was not finite is infinite."""
+    """All edits of a run, in order; none if it has no journal. What was not finite is infinite.
+
+    Raises:
+        ValueError: if a line is broken.
+    """
     file = folder / "edits.jsonl"
-    edits = map(json.loads, file.read_text("utf-8").split("\n")[:-1]) if file.exists() else ()
+    lines = file.read_text("utf-8").split("\n")[:-1] if file.exists() else []
+    edits = []
+    for number, line in enumerate(lines, 1):
+        try:
+            edits.append(dict(json.loads(line)))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{file} is broken at line {number} ({error}); give an intact copy"
+            ) from error
     return [{k: math.inf if v is None else v for k, v in edit.items()} for edit in edits]
+
+
+def clear_partial(folder: Path) -> None:
+    """Removes the unfinished files that a killed run has left below a folder."""
+    for left in list(folder.rglob("*.partial")):
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def rewind(file: Path, lines: int) -> None:
@@ -53,8 +92,26 @@ def write_cases(folder: Path, cases: Iterable[dict[str, Any]]) -> None:
 def replace_text(file: Path, text: str) -> None:
     """Puts a text in the place of a file, as a whole or not at all."""
     partial = file.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write files to, which get into the place of those before when all are written."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        folder.mkdir(exist_ok=True)
+        for file in sorted(partial.iterdir()):
+            file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(partial)
 
 
 def append(file: Path, line: str) -> None:

@@ -1,8 +1,13 @@
 """What comes next in a run."""
 
 import math
+from pathlib import Path
 
 import lightning as L
+
+from .run_folder import folder_of
+
+FINISHED = "finished"  # the file that a run leaves when it has written all that it had to
 
 
 class StandsAlone(L.Callback):
@@ -25,3 +30,10 @@ def watched_next(trainer: L.Trainer) -> bool:
 def nothing_left(trainer: L.Trainer) -> bool:
     """Whether a resumed run has made all edits that are asked for."""
     return bool(trainer.ckpt_path) and trainer.global_step >= trainer.estimated_stepping_batches
+
+
+def taken_up_here(trainer: L.Trainer) -> bool:
+    """Whether the checkpoint that a run goes on from lies in the run's own folder."""
+    return bool(trainer.ckpt_path) and (
+        Path(str(trainer.ckpt_path)).resolve().parent.parent == folder_of(trainer).resolve()
+    )

@@ -53,8 +53,8 @@ class CollapseStopping(L.Callback):
         Raises:
             ValueError: if a resumed run was stopped by a perplexity that is still too high.
         """
-        if self.collapsed_to is None or not self.stop:
-            return
+        if self.collapsed_to is None or not self.stop or trainer.should_stop:
+            return  # killed before its end was written, a run does no more than write it
         limit = self.limit(pl_module.baseline.get("perplexity", math.inf))
         if not self.collapsed_to <= min(limit, sys.float_info.max):
             raise ValueError(

@@ -4,13 +4,13 @@ import math
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from data_modules.records import one_word_first
 from lightning_modules.editing.editor import Editor
 
+from ..keeping.dashboard import show
 from ..keeping.run_folder import folder_of, read_journal
 from ..keeping.schedule import restores
 
@@ -93,10 +93,8 @@ def marks(edits: list[dict[str, Any]], single: bool) -> dict[tuple[str, str], li
 
 
 def publish(trainer: L.Trainer, figure: Figure, name: str) -> None:
-    """Sends a figure to TensorBoard and writes it as ``NAME.png`` to the run's folder."""
+    """Sends a figure to the loggers and writes it as ``NAME.png`` to the run's folder."""
     file = folder_of(trainer) / f"{name}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120)
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_figure(name, figure, trainer.global_step)
+    show(trainer, figure, name)

@@ -61,15 +61,21 @@ class EditedWeights:
         """Adds an update to its weight.
 
         Raises:
-            FloatingPointError: if the update is not finite.
+            FloatingPointError: if the update is not finite, or the weight would not be so in the
+                model's precision; the weight stays as it was.
         """
-        change = update.dense()
-        if not torch.isfinite(change).all():
-            raise FloatingPointError(f"the update of {update.weight} is not finite")
+        change, weight = update.dense(), self.lm.get_parameter(update.weight)
         master = self.master(update.weight)
         view = oriented(self.lm, update.weight, master)
-        view += change.to(view)
-        self.lm.get_parameter(update.weight).copy_(master)
+        changed = view + change.to(view)
+        if not torch.isfinite(changed.to(weight.dtype)).all():
+            overflows = torch.isfinite(change).all()
+            why = (
+                f"overflows {weight.dtype}".replace("torch.", "") if overflows else "is not finite"
+            )
+            raise FloatingPointError(f"the update of {update.weight} {why}")
+        view.copy_(changed)
+        weight.copy_(master)
 
     def masters(self) -> dict[str, Tensor]:
         """Every master, by name."""

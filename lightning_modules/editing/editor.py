@@ -69,11 +69,11 @@ class Editor(WatchedModel):
         Raises:
             ValueError: if there are several and their strategy would wrap the model.
         """
+        super().setup(stage)
         if self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, Replicas):
             raise ValueError("editing on several devices needs --trainer.strategy replicas")
-        together = stage in ("fit", "validate")
         everyone = Place(self.trainer.global_rank, self.trainer.world_size)
-        self.share = everyone if together else Place()
+        self.share = everyone if stage in ("fit", "validate") else Place()
 
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
         """Takes the model to edit, and stores the original of every edited weight."""

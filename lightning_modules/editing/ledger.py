@@ -96,6 +96,7 @@ def write_entry(entry: Entry, requests: Sequence[EditRequest], updates: Sequence
     partial = entry.file.with_suffix(".partial")
     try:
         save_file(factors, partial, metadata | {"checksum": checksum(factors, metadata)})
+        sort_header(partial)
         with partial.open("rb+") as shard:
             os.fsync(shard.fileno())
     except (OSError, SafetensorError) as error:
@@ -105,6 +106,28 @@ def write_entry(entry: Entry, requests: Sequence[EditRequest], updates: Sequence
             "before it are whole: make room, and go on by --ckpt_path last"
         ) from error
     partial.replace(entry.file)
+
+
+def sort_header(file: Path) -> None:
+    """Orders a safetensors header, which is else left to chance: equal edits, equal bytes."""
+    with file.open("rb+") as shard:
+        size = int.from_bytes(shard.read(8), "little")
+        header = json.loads(shard.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= size:
+            shard.seek(8)
+            shard.write(text.ljust(size))
+
+
+def shards(run: Path) -> list[Path]:
+    """The files of a run's ledger, in the order of their edits; others in its folder are named."""
+    files = sorted((run / FOLDER).glob("*"))
+    own = [file for file in files if file.suffix == ".safetensors" and file.stem.isdigit()]
+    strays = [file.name for file in files if file not in own and file.suffix != ".partial"]
+    if strays:
+        rank_zero_warn(f"{run / FOLDER} holds {', '.join(strays)}, which no run wrote: left aside")
+    return own
 
 
 def read_ledger(run: Path) -> list[Entry]:
@@ -117,7 +140,7 @@ def read_ledger(run: Path) -> list[Entry]:
         FileNotFoundError: if there is no ledger.
         ValueError: if another file is damaged, or all of them are.
     """
-    files = sorted((run / FOLDER).glob("*.safetensors"))
+    files = shards(run)
     if not files:
         raise FileNotFoundError(
             f"{run} holds no ledger; give a run's folder, such as runs/rome/version_0"
@@ -176,7 +199,7 @@ def standing(entries: Sequence[Entry]) -> list[Entry]:
 
 def cut_behind(run: Path, edit: int) -> None:
     """Removes the edits after a given one; a run that resumes there makes them again."""
-    for file in (run / FOLDER).glob("*.safetensors"):
+    for file in shards(run):
         if int(file.stem) > edit:
             file.unlink()
 

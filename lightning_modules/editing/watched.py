@@ -12,6 +12,7 @@ from data_modules.records import EditRequest, Probe, TaskItem, WatchedText, case
 
 from ..language_model.answering import choose, write_answers
 from ..language_model.chat import ChatUse, Frames, framed, framed_item, frames
+from ..language_model.intact import intact, unmerged
 from ..language_model.judging import Answered, answers, measures, neighbors, questions
 from ..language_model.kernels import use_fast_kernels
 from ..language_model.loading import Dtype, fingerprint, load, load_unweighted
@@ -104,7 +105,8 @@ class WatchedModel(L.LightningModule, ABC):
     def reach(self) -> Reach:
         """What the model can read and the method can edit; its weights need not be loaded."""
         if self.lm is None:
-            config, tokenizer = load_unweighted(self.lm_name, self.trust_remote_code)
+            with intact(self.lm_name):
+                config, tokenizer = load_unweighted(self.lm_name, self.trust_remote_code)
         else:
             config, tokenizer = self.lm.config, self.tokenizer
         return Reach(
@@ -131,13 +133,33 @@ class WatchedModel(L.LightningModule, ABC):
         """The lowest layer that may change; below it, hidden states are constant."""
         return self.layers_under_edit()[0]
 
+    def setup(self, stage: str) -> None:
+        """Refuses a precision that Lightning would give the model in the place of its own.
+
+        Raises:
+            ValueError: if there is one.
+        """
+        if self.trainer.precision != "32-true":
+            raise ValueError(
+                f"--trainer.precision {self.trainer.precision} does not apply here; leave it out, "
+                "and choose the model's precision by --model.dtype (float32, bfloat16 or float16)"
+            )
+
     def configure_model(self) -> None:
         """Loads the language model, once."""
         if self.lm is None:
-            self.attach(*load(self.lm_name, self.dtype_name, self.trust_remote_code))
+            with intact(self.lm_name):
+                loaded = load(self.lm_name, self.dtype_name, self.trust_remote_code)
+            self.attach(*loaded)
 
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Takes the model in place: frozen, in eval mode, with fast kernels."""
+        """Takes the model in place: frozen, in eval mode, with fast kernels.
+
+        Raises:
+            ValueError: if an adapter stands between the model and its weights.
+        """
+        if getattr(lm, "peft_config", None):
+            raise ValueError(unmerged(type(lm).__name__))
         self.lm, self.tokenizer = lm.requires_grad_(False).eval(), fast(tokenizer, self.lm_name)
         options = (self.chat, self.separator, self.end_of_target)
         self.frames = frames(lm, tokenizer, self.lm_name, *options)

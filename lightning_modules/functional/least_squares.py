@@ -80,11 +80,15 @@ class NormalEquations:
     def extended(self, keys: Tensor) -> "NormalEquations":
         """The system with ``(f, n)`` more past keys: ``A + K Kᵀ``.
 
+        It has the same bits however the keys lie in memory, fresh from the model or from a file.
+
         Raises:
             FloatingPointError: if the keys are too large, or not finite.
         """
-        keys = keys.double()
-        solved = self._solve_base(keys)
+        keys, solved = (
+            part.clone(memory_format=torch.contiguous_format)  # .contiguous() skips a single column
+            for part in (keys.double(), self._solve_base(keys.double()))
+        )
         corner = _plus_identity(keys.T @ solved)
         if self.past is None:
             return replace(self, past=Past(keys, solved, _factorize_gram(corner)))

@@ -1,8 +1,18 @@
+import lightning as L
 import pytest
 import torch
 
-from callbacks.keeping.checkpoint import EditCheckpoint, WholeFiles
+from callbacks.keeping.checkpoint import EditCheckpoint, WholeFiles, intact
 from tests.callbacks.runs import WEIGHT, fit, watching
+
+VERSION = {"pytorch-lightning_version": L.__version__}
+
+
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __reduce__(self):
+        return (open, ("owned", "w"))
 
 
 class Full:
@@ -19,6 +29,41 @@ def test_a_checkpoint_is_replaced_as_a_whole_or_not_at_all(tmp_path):
         WholeFiles().save_checkpoint({"edit": Full()}, file)
     assert torch.load(file) == {"edit": 1}
     assert [path.name for path in file.parent.iterdir()] == ["last.ckpt"]
+
+
+@pytest.fixture
+def last(tmp_path):
+    """The last of two checkpoints, beside which the one before lies."""
+    for edit in (1, 2):
+        WholeFiles().save_checkpoint({**VERSION, "edit": edit}, tmp_path / "last.ckpt")
+    return tmp_path / "last.ckpt"
+
+
+def test_any_flipped_bit_of_a_checkpoint_is_noticed(last):
+    data = last.read_bytes()
+    for place in range(0, len(data), 7):
+        last.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        assert not intact(last)
+    last.write_bytes(data)
+    assert intact(last)
+
+
+@pytest.mark.parametrize("left", [0, 20, 500])
+def test_a_truncated_checkpoint_falls_back_to_the_one_before_and_says_so(last, left):
+    last.write_bytes(last.read_bytes()[:left])
+    with pytest.warns(UserWarning, match=r"last.ckpt is damaged .* goes on from .*previous.ckpt"):
+        assert WholeFiles().load_checkpoint(last)["edit"] == 1
+    (last.parent / "previous.ckpt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"last.ckpt is damaged .* no intact one lies beside"):
+        WholeFiles().load_checkpoint(last)
+
+
+def test_a_checkpoint_that_could_run_code_is_refused(last):
+    own = last.with_name("own.ckpt")
+    torch.save({**VERSION, "edit": Evil()}, own)
+    with pytest.raises(ValueError, match=r"own.ckpt is not read: .* could run code"):
+        WholeFiles().load_checkpoint(own)
+    assert not (last.parent / "owned").exists()
 
 
 @pytest.mark.parametrize("interval", [1, 3])

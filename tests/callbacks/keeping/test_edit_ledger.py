@@ -1,7 +1,9 @@
+import json
+
 import pytest
 import torch
 
-from callbacks.keeping.edit_ledger import EditLedger
+from callbacks.keeping.edit_ledger import EditLedger, warn_of_gaps
 from callbacks.watching.restore import RestoreWeights
 from lightning_modules.editing.ledger import read_ledger
 from tests.callbacks.runs import WEIGHT, FailsAtHugo, fit, watching
@@ -56,3 +58,10 @@ def test_a_full_ledger_ends_with_a_warning_and_the_run_goes_on(lm, tmp_path):
 def test_a_ledger_needs_room():
     with pytest.raises(ValueError, match="gigabytes must be positive, got 0"):
         EditLedger(0)
+
+
+def test_edits_that_a_ledger_has_lost_are_named(tmp_path):
+    lines = [{"edit": n, "status": "applied"} for n in (1, 2)]
+    (tmp_path / "edits.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.warns(UserWarning, match="lacks 2 of 2 edits, the first of them edit 1"):
+        warn_of_gaps(tmp_path)

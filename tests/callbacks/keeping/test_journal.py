@@ -7,7 +7,8 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks.keeping.journal import read_journal, tag
+from callbacks.keeping.dashboard import tag
+from callbacks.keeping.journal import read_journal
 from tests.callbacks.runs import (
     REQUESTS,
     WEIGHT,

@@ -69,3 +69,12 @@ def test_update_that_is_not_finite_is_refused_before_it_is_applied():
     with pytest.raises(FloatingPointError, match=r"update of .*c_proj.weight is not finite"):
         weights.apply(small_update(name, float("inf")))
     assert torch.equal(lm.get_parameter(name), before)
+
+
+def test_an_update_that_overflows_half_precision_fails_and_leaves_the_weight():
+    lm, name, weights = edited("llama", torch.float16)
+    before, master = lm.get_parameter(name).clone(), weights.master(name).clone()
+    with pytest.raises(FloatingPointError, match=f"the update of {name} overflows float16"):
+        weights.apply(small_update(name, 1e6))
+    assert torch.equal(lm.get_parameter(name), before)
+    assert torch.equal(weights.master(name), master)

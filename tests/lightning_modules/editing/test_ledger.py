@@ -164,3 +164,20 @@ def test_a_full_disk_leaves_the_edits_before_whole(run):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(read_ledger(run)) == 3
     assert {file.suffix for file in (run / "ledger").iterdir()} == {".safetensors"}
+
+
+def test_the_same_edit_has_the_same_bytes_whatever_was_written_before(tmp_path):
+    contents = set()
+    for n in range(8):  # safetensors orders each header anew
+        write(tmp_path / str(n), 1)
+        contents.add(shard_file(tmp_path / str(n), 1).read_bytes())
+    assert len(contents) == 1
+
+
+def test_a_stray_file_is_named_and_left_aside(run):
+    (run / "ledger" / "notes.safetensors").write_text("mine")
+    with pytest.warns(UserWarning, match="holds notes.safetensors, which no run wrote"):
+        assert [entry.edit for entry in read_ledger(run)] == [1, 2, 3]
+    with pytest.warns(UserWarning, match="notes.safetensors"):
+        cut_behind(run, 2)
+    assert (run / "ledger" / "notes.safetensors").exists()

@@ -64,6 +64,16 @@ def test_past_keys_by_woodbury_equal_the_dense_inverse(dtype):
     torch.testing.assert_close(system(past).solve(keys), expected, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_past_keys_give_the_same_bits_however_they_lie_in_memory(n):
+    rows = [draw(n, F, seed=seed, dtype=torch.float32) for seed in range(7)]
+    fresh = system(*(part.T for part in rows))  # as an edit has them
+    loaded = system(*torch.cat([part.T for part in rows], 1).split(n, 1))  # as a file does
+    for one, other in zip(fresh.past, loaded.past, strict=True):
+        assert torch.equal(one, other)
+        assert one.stride() == other.stride()
+
+
 def test_plain_ridge_equals_the_dense_inverse():
     keys, past = draw(F, N), draw(F, 3, seed=1)
     expected = torch.linalg.inv(10.0 * torch.eye(F) + past @ past.T) @ keys
