@@ -4,8 +4,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import train
 from callbacks.watching.collapse import CollapseStopping
+from command_line.configs import CONFIGS
 from data_modules.edit_requests import EditingDataModule
 from docs.courses import Course, marks
 from docs.methods import BEGIN, END, METHODS, cell, figure, main, table
@@ -178,7 +178,7 @@ class TestCommand:
         return tmp_path / "methods.md"
 
     def test_every_method_has_a_config(self):
-        assert all((train.CONFIGS / f"{method}.yaml").exists() for method in METHODS)
+        assert all((CONFIGS / f"{method}.yaml").exists() for method in METHODS)
 
     def test_the_embedded_model_gets_its_rows(self, page, monkeypatch):
         monkeypatch.setattr("docs.courses.quiet", lambda: None)  # other tests want to hear

@@ -4,10 +4,10 @@ import shlex
 import pytest
 
 from callbacks.keeping.run_folder import read_journal
+from command_line.configs import CONFIGS
 from docs import rome_tables, tables
 from docs.experiments import EXPERIMENTS, METHODS, SEQUENTIAL
 from docs.reproduce import PICTURES, filled, line, main, reads, rounds, wrapped
-from train import CONFIGS
 from train import main as command_line
 
 PAGE = PICTURES.parent / "reproduce.md"

@@ -84,7 +84,7 @@ class Editor(WatchedModel):
     def borrow(self, owner: "Editor") -> None:
         """Takes the model of another editor, with its masters and originals."""
         self.lm, self.tokenizer, self.fingerprint = owner.lm, owner.tokenizer, owner.fingerprint
-        self.lm_name, self.asked, self.edited = owner.lm_name, owner.asked, owner.edited
+        self.lm_name, self.judging, self.edited = owner.lm_name, owner.judging, owner.edited
         self.share, self.frames = owner.share, owner.frames
         self.to(owner.device)
 

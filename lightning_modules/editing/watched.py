@@ -2,31 +2,29 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from data_modules.records import EditRequest, Probe, TaskItem, WatchedText, case_of
+from data_modules.records import EditRequest, TaskItem, WatchedText, case_of
 
-from ..language_model.answering import choose, write_answers
 from ..language_model.chat import ChatUse, Frames, framed, framed_item, frames
-from ..language_model.intact import intact, unmerged
-from ..language_model.judging import Answered, answers, measures, neighbors, questions
+from ..language_model.intact import require_merged
 from ..language_model.kernels import use_fast_kernels
-from ..language_model.loading import Dtype, fingerprint, load, load_unweighted
+from ..language_model.loading import Dtype, fingerprint, load, load_unweighted, require_own_dtype
 from ..language_model.lower_states import LowerStates
-from ..language_model.positions import begin_at, longest_text
-from ..language_model.reach import Reach, of_texts, positions_of, windows
+from ..language_model.positions import begin_at
+from ..language_model.reach import Reach, positions_of, scores_in_windows
 from ..language_model.scoring import Scores, score
 from ..language_model.self_test import self_test
 from ..language_model.tokens import Span, begins_texts, begun_span, fast, text_span
 from .edited_weights import EditedWeights
+from .judge import Judge, answer
 from .record import EditRecord
 from .replicas import Place
-
-QUESTIONS_MEMORY = 2**27  # bytes; a request is evaluated before its edit and again after it
 
 
 class WatchedModel(L.LightningModule, ABC):
@@ -44,11 +42,9 @@ class WatchedModel(L.LightningModule, ABC):
         watch_memory: GiB on the model's device for hidden states of watched text below the edit.
         watch_host_memory: GiB on the host for those that do not fit there.
         first_position: of each text's first token; 1 gives it the second token's position.
-        chat: for what prompts are put through the tokenizer's chat template: to ``edit``, to
-            ``judge`` (tasks included), ``both`` (or true), ``auto`` (both if there is a template),
-            or ``off``.
-        separator: what stands between a prompt and its answer, in edits and judgements; by default
-            a blank where one belongs. Tasks have their own.
+        chat: prompts that go through the tokenizer's chat template: those to ``edit``, to ``judge``
+            (tasks too), ``both`` (or true), ``auto`` (both where there is a template), or ``off``.
+        separator: between prompt and answer, tasks apart; by default a blank where one belongs.
         end_of_target: a token that ends the target of an edit, such as ``<|im_end|>``; true is the
             template's end of a turn, or EOS without a template.
     """
@@ -105,18 +101,11 @@ class WatchedModel(L.LightningModule, ABC):
     def reach(self) -> Reach:
         """What the model can read and the method can edit; its weights need not be loaded."""
         if self.lm is None:
-            with intact(self.lm_name):
-                config, tokenizer = load_unweighted(self.lm_name, self.trust_remote_code)
+            config, tokenizer = load_unweighted(self.lm_name, self.trust_remote_code)
         else:
             config, tokenizer = self.lm.config, self.tokenizer
-        return Reach(
-            self.lm_name,
-            type(self).__name__,
-            self.needs_subject,
-            positions_of(config),
-            self.tokens_before(),
-            tokenizer,
-        )
+        whose = self.lm_name, type(self).__name__, self.needs_subject
+        return Reach(*whose, positions_of(config), self.tokens_before(), tokenizer)
 
     def tokens_before(self) -> int:
         """Tokens that a prompt may be put behind."""
@@ -134,32 +123,17 @@ class WatchedModel(L.LightningModule, ABC):
         return self.layers_under_edit()[0]
 
     def setup(self, stage: str) -> None:
-        """Refuses a precision that Lightning would give the model in the place of its own.
-
-        Raises:
-            ValueError: if there is one.
-        """
-        if self.trainer.precision != "32-true":
-            raise ValueError(
-                f"--trainer.precision {self.trainer.precision} does not apply here; leave it out, "
-                "and choose the model's precision by --model.dtype (float32, bfloat16 or float16)"
-            )
+        """Refuses a precision that Lightning would give the model in the place of its own."""
+        require_own_dtype(self.trainer.precision)
 
     def configure_model(self) -> None:
         """Loads the language model, once."""
         if self.lm is None:
-            with intact(self.lm_name):
-                loaded = load(self.lm_name, self.dtype_name, self.trust_remote_code)
-            self.attach(*loaded)
+            self.attach(*load(self.lm_name, self.dtype_name, self.trust_remote_code))
 
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Takes the model in place: frozen, in eval mode, with fast kernels.
-
-        Raises:
-            ValueError: if an adapter stands between the model and its weights.
-        """
-        if getattr(lm, "peft_config", None):
-            raise ValueError(unmerged(type(lm).__name__))
+        """Takes the model in place: frozen, in eval mode, with fast kernels."""
+        require_merged(lm)
         self.lm, self.tokenizer = lm.requires_grad_(False).eval(), fast(tokenizer, self.lm_name)
         options = (self.chat, self.separator, self.end_of_target)
         self.frames = frames(lm, tokenizer, self.lm_name, *options)
@@ -170,9 +144,8 @@ class WatchedModel(L.LightningModule, ABC):
         self.choose_layers()
         self_test(lm, self.layers_under_edit())
         lowest = self.lowest_layer()
-        self.unedited_guesses: dict[tuple[Probe, ...], list[list[int]]] = {(): []}
         self.lower = LowerStates(lowest, self.watch_memory * 2**30, self.watch_host_memory * 2**30)
-        self.asked = LowerStates(lowest, QUESTIONS_MEMORY, newest=True)
+        self.judging = Judge(self.tokenizer, self.scored, lowest)
 
     def validation_step(self, batch: WatchedText, batch_idx: int) -> Scores:
         """Scores of watched texts: no special tokens, all but the first token, no truncation."""
@@ -183,14 +156,11 @@ class WatchedModel(L.LightningModule, ABC):
 
         A text longer than the model's positions is scored in windows of that length.
         """
-        spans = [text_span(self.tokenizer, text) for text in batch.texts]
-        return self._watched(spans, copies)
+        return self._watched([text_span(self.tokenizer, text) for text in batch.texts], copies)
 
     def _watched(self, texts: Sequence[Span], copies: int = 1) -> Scores:
-        pieces = [windows(text, positions_of(self.lm.config)) for text in texts]
-        spans = [piece for own in pieces for piece in own]
-        scores = score(self.lm, spans, lower=self.lower, copies=copies, share=self.share)
-        return of_texts(self._shared(scores), list(map(len, pieces)), copies)
+        scored = partial(self.scored, lower=self.lower, copies=copies)
+        return scores_in_windows(texts, positions_of(self.lm.config), scored, copies)
 
     def watch_behind_bos(self, batch: WatchedText) -> Scores | None:
         """Scores of watched texts behind the tokenizer's BOS; None if it puts none there."""
@@ -201,10 +171,8 @@ class WatchedModel(L.LightningModule, ABC):
     def test_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
         """Evaluates each edit of a checkpoint on the current model; without one, all requests."""
         chosen = self.tested(batch)
-        return [
-            {"case_id": request.case_id, **scores}
-            for request, scores in zip(chosen, self.judge_all(chosen), strict=True)
-        ]
+        pairs = zip(chosen, self.judge_all(chosen), strict=True)
+        return [{"case_id": request.case_id, **scores} for request, scores in pairs]
 
     def tested(self, requests: Sequence[EditRequest]) -> list[EditRequest]:
         """Those that ``test`` judges: the edits that a checkpoint holds; without one, all."""
@@ -225,7 +193,21 @@ class WatchedModel(L.LightningModule, ABC):
 
     def score(self, spans: Sequence[Span]) -> Scores:
         """Log-probability, length and greedy matches of each span's predicted tokens."""
-        return self._shared(score(self.lm, spans, lower=self.asked, share=self.share))
+        return self.judging.again(spans)
+
+    def scored(self, spans: Sequence[Span], lower: LowerStates | None, copies: int = 1) -> Scores:
+        """The same, by all devices together.
+
+        Args:
+            spans: texts and what is to be predicted.
+            lower: hidden states below the edit to reuse.
+            copies: how often each text is repeated.
+        """
+        scores = score(self.lm, spans, lower=lower, copies=copies, share=self.share)
+        parts = [scores.log_prob, scores.greedy, scores.guesses]
+        total = self.share.summed(torch.cat([part.double() for part in parts]), self.device)
+        log_prob, greedy, guesses = total.split([len(part) for part in parts])
+        return Scores(log_prob, scores.length, greedy.long(), guesses.long())
 
     def answer(self, items: Sequence[TaskItem], new_tokens: int = 256) -> list[dict[str, float]]:
         """Scores of the current model on each item of one task.
@@ -234,25 +216,9 @@ class WatchedModel(L.LightningModule, ABC):
             items: their hidden states below the edit are cached for the next call.
             new_tokens: most tokens of a generated answer.
         """
-        items = [framed_item(item, self.frames.judged) for item in items]
-        if items[0].choices:
-            window = longest_text(self.lm)
-            return choose(self._score_again, self.tokenizer, items, window)
-        rank, devices = self.share
-        own = write_answers(self.lm, self.tokenizer, items[rank::devices], new_tokens)
-        all_own = dict(zip(range(rank, len(items), devices), own, strict=True))
-        found = self.share.joined(all_own, self.device)
-        return [found[number] for number in range(len(items))]
-
-    def _score_again(self, spans: Sequence[Span]) -> Scores:
-        return self._shared(score(self.lm, spans, lower=self.lower, share=self.share))
-
-    def _shared(self, scores: Scores) -> Scores:
-        """The scores of all devices, combined."""
-        parts = [scores.log_prob, scores.greedy, scores.guesses]
-        total = self.share.summed(torch.cat([part.double() for part in parts]), self.device)
-        log_prob, greedy, guesses = total.split([len(part) for part in parts])
-        return Scores(log_prob, scores.length, greedy.long(), guesses.long())
+        framed_items = [framed_item(item, self.frames.judged) for item in items]
+        again = partial(self.scored, lower=self.lower)
+        return answer(self.lm, self.tokenizer, framed_items, again, self.share, new_tokens)
 
     def judge(self, request: EditRequest) -> dict[str, float]:
         """Measures of the current model's answers to a request, by name."""
@@ -260,29 +226,10 @@ class WatchedModel(L.LightningModule, ABC):
 
     def judge_all(self, requests: Sequence[EditRequest]) -> list[dict[str, float]]:
         """The same for several requests in one batch."""
-        asked = [questions(self.as_judged(self.worded(request))) for request in requests]
-        answered = answers(self.score, self.tokenizer, asked)
-        if not self.edited_requests:
-            self._remember(requests, answered)
-        new = [request for request in requests if request.neighborhood not in self.unedited_guesses]
-        if new:
-            with self.edited.unedited():
-                asked = [neighbors(self.as_judged(request)) for request in new]
-                own = answers(self._score_once, self.tokenizer, asked)
-            self._remember(new, own)
-        return [
-            measures(groups, self.unedited_guesses[request.neighborhood])
-            for request, groups in zip(requests, answered, strict=True)
-        ]
-
-    def _remember(self, requests: Sequence[EditRequest], answered: Sequence[Answered]) -> None:
-        """Stores the unedited model's answers to the requests' neighbors."""
-        for request, groups in zip(requests, answered, strict=True):
-            said = [answer.guesses for answer in groups["neighborhood"]]
-            self.unedited_guesses[request.neighborhood] = said
-
-    def _score_once(self, spans: Sequence[Span]) -> Scores:
-        return self._shared(score(self.lm, spans, share=self.share))
+        worded = [self.as_judged(self.worded(request)) for request in requests]
+        plain = [self.as_judged(request) for request in requests]
+        unedited = self.edited.unedited if self.edited_requests else None
+        return self.judging.judged(worded, plain, unedited)
 
     def worded(self, request: EditRequest) -> EditRequest:
         """The request as it is evaluated; unchanged by default."""
@@ -298,12 +245,6 @@ class WatchedModel(L.LightningModule, ABC):
 
     def card(self) -> dict[str, Any]:
         """What this run edits and how, for its summary."""
-        return {
-            "method": type(self).__name__,
-            "lm": self.lm_name,
-            "fingerprint": self.fingerprint,
-            "seed": self.seed,
-            "chat": self.chat,
-            "separator": self.separator,
-            "end_of_target": self.end_of_target,
-        }
+        names = ("fingerprint", "seed", "chat", "separator", "end_of_target")
+        about = {name: getattr(self, name) for name in names}
+        return {"method": type(self).__name__, "lm": self.lm_name, **about}

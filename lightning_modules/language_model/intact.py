@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from transformers import PreTrainedModel
+
 
 @contextmanager
 def intact(name: str) -> Iterator[None]:
@@ -24,6 +26,16 @@ def intact(name: str) -> Iterator[None]:
             f"the files of {name!r} cannot be read ({type(error).__name__}: {why:.200}); get an "
             "intact copy of the model"
         ) from error
+
+
+def require_merged(lm: PreTrainedModel) -> None:
+    """Refuses a model in memory that has an adapter.
+
+    Raises:
+        ValueError: if one stands between the model and its weights.
+    """
+    if getattr(lm, "peft_config", None):
+        raise ValueError(unmerged(type(lm).__name__))
 
 
 def unmerged(name: str) -> str:

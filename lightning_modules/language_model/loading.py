@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from .gguf_files import gguf_file, load_gguf, read_config, read_tokenizer
+from .intact import intact
 from .layout import require_dense_decoder
 from .tokens import fast
 
@@ -44,11 +45,12 @@ def load(
             fast one, or a weight is not finite.
     """
     config, tokenizer = load_unweighted(name, trust_remote_code)
-    file = gguf_file(name)
-    if file is None:
-        lm = load_pretrained(name, config, getattr(torch, dtype), trust_remote_code)
-    else:
-        lm = load_gguf(file, getattr(torch, dtype))
+    with intact(name):
+        file = gguf_file(name)
+        if file is None:
+            lm = load_pretrained(name, config, getattr(torch, dtype), trust_remote_code)
+        else:
+            lm = load_gguf(file, getattr(torch, dtype))
     for parameter_name, parameter in lm.named_parameters():
         if not torch.isfinite(parameter).all():
             raise ValueError(
@@ -65,22 +67,36 @@ def load_unweighted(
 
     Raises:
         FileNotFoundError: if there is no such folder and no such model can be reached.
-        ValueError: if the family is unsupported, a GGUF cannot be read, or the tokenizer is not a
-            fast one.
+        ValueError: if the model is an adapter, its files are damaged, the family is unsupported, a
+            GGUF cannot be read, or the tokenizer is not a fast one.
     """
     if name in FETCHED and not Path(name).is_dir():
         raise FileNotFoundError(f"no language model {name!r} yet; fetch it by: {FETCHED[name]}")
-    file = gguf_file(name)
-    if file is not None:
-        return read_config(file), fast(read_tokenizer(file), name)
-    source = EMBEDDED if name == "embedded" else name
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-        require_dense_decoder(config)
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except OSError as error:
-        raise unreachable(name) from error
-    return config, fast(tokenizer, name)
+    with intact(name):
+        file = gguf_file(name)
+        if file is not None:
+            return read_config(file), fast(read_tokenizer(file), name)
+        source = EMBEDDED if name == "embedded" else name
+        try:
+            config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+            require_dense_decoder(config)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        except OSError as error:
+            raise unreachable(name) from error
+        return config, fast(tokenizer, name)
+
+
+def require_own_dtype(precision: str) -> None:
+    """Refuses a Trainer's precision other than the one that leaves a model as it is.
+
+    Raises:
+        ValueError: if it would change the model's own.
+    """
+    if precision != "32-true":
+        raise ValueError(
+            f"--trainer.precision {precision} does not apply here; leave it out, and choose the "
+            "model's precision by --model.dtype (float32, bfloat16 or float16)"
+        )
 
 
 def unreachable(name: str) -> FileNotFoundError:

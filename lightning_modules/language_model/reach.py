@@ -1,6 +1,6 @@
 """How much a model reads at once, and longer texts in windows of that length."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -61,6 +61,22 @@ def windows(span: Span, length: int | None) -> list[Span]:
         return [span]
     begins = range(0, len(span.tokens) - 1, length - 1)
     return [Span(span.tokens[at : at + length], 1) for at in begins]
+
+
+def scores_in_windows(
+    texts: Sequence[Span], length: int | None, score: Callable[[list[Span]], Scores], copies: int
+) -> Scores:
+    """Scores of texts that may be longer than the model reads at once.
+
+    Args:
+        texts: watched texts.
+        length: tokens that the model reads at once; None if there is no limit.
+        score: scores of pieces, each repeated ``copies`` times.
+        copies: how often each text is repeated.
+    """
+    pieces = [windows(text, length) for text in texts]
+    scores = score([piece for own in pieces for piece in own])
+    return of_texts(scores, list(map(len, pieces)), copies)
 
 
 def of_texts(scores: Scores, pieces: Sequence[int], copies: int = 1) -> Scores:

@@ -5,8 +5,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from callbacks.keeping.dashboard import tag
 from callbacks.keeping.edit_ledger import EditLedger
-from callbacks.keeping.journal import tag
 from callbacks.studies.weight_drift import WeightDrift, chosen, drift, ledger_changes
 from callbacks.watching.measures import effective_rank
 from callbacks.watching.restore import RestoreWeights

@@ -79,7 +79,7 @@ def test_agreement_is_with_the_unedited_model_not_with_the_one_before_the_edit(l
     pairs = [(unedited.score([span]).guesses, edited.score([span]).guesses) for span in spans]
     expected = sum(float((old == now).double().mean()) for old, now in pairs) / len(pairs)
     weight = edited.lm.get_parameter(WEIGHT).clone()
-    edited.unedited_guesses = {(): []}
+    edited.judging.unedited_guesses = {(): []}
     assert edited.judge(REQUESTS[0])["neighborhood_agreement"] == pytest.approx(expected)
     assert torch.equal(edited.lm.get_parameter(WEIGHT), weight)
     assert expected < 1
@@ -88,7 +88,7 @@ def test_agreement_is_with_the_unedited_model_not_with_the_one_before_the_edit(l
 
 def test_the_unedited_model_is_asked_once_per_request(sequential, monkeypatch):
     passes = []
-    monkeypatch.setattr(sequential.editor, "_score_once", lambda spans: passes.append(spans))
+    monkeypatch.setattr(sequential.editor.judging, "once", lambda spans: passes.append(spans))
     sequential.editor.judge_all(REQUESTS)
     assert passes == []
 

@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 import torch
 
-from callbacks.keeping.journal import tag
+from callbacks.keeping.dashboard import tag
 from lightning_modules.editing import record as module
 from lightning_modules.editing.record import (
     EditRecord,

@@ -11,7 +11,8 @@ from callbacks.keeping.journal import read_journal
 from data_modules.records import EditRequest
 from lightning_modules.language_model.layout import oriented, output_weight_name
 from lightning_modules.language_model.tokens import target_span
-from lightning_modules.methods.fine_tuning import FineTuning, GradientEditor, LocalizedFineTuning
+from lightning_modules.methods.fine_tuning import FineTuning, GradientEditor
+from lightning_modules.methods.localized_fine_tuning import LocalizedFineTuning
 from tests.tiny import EDITED_LAYER, save_tiny, tiny_model, tiny_tokenizer
 from train import main
 
@@ -228,6 +229,12 @@ def test_layer_that_does_not_exist_is_refused(tiny_gpt2, method):
 
 
 class TestLocalized:
+    def test_a_mini_batch_whose_loss_is_low_enough_takes_no_step(self, tiny_gpt2):
+        editor = attached(LocalizedFineTuning, tiny_gpt2, goal=1e3)
+        editor.make_edit([REQUEST])
+        assert (editor.record["status"], editor.record["update_norm"]) == ("applied", 0)
+        assert (editor.history, editor.applied) == ({}, [])
+
     def test_run_equals_plain_training_of_one_weight(self, family):
         requests, rate, epochs = [REQUEST, OTHER, THIRD], 0.01, 3
         editor = attached(LocalizedFineTuning, tiny_model(family), learning_rate=rate)
