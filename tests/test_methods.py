@@ -12,6 +12,7 @@ from docs.methods import BEGIN, END, METHODS, cell, figure, main, table
 from lightning_modules.editing.edited_weights import Update
 from lightning_modules.editing.editor import Editor
 from tests.callbacks.runs import REQUESTS, WATCHED, WEIGHT, tiny_lm
+from train import main as command_line
 
 SCORES = {"efficacy": 1.0, "paraphrase": 0.5, "neighborhood": 0.25}
 NORMAL = [r for r in REQUESTS if not r.prompt.startswith("{}") or " " in r.subject]
@@ -129,7 +130,7 @@ def test_breadth_first_training_begins_anew_at_every_mark(folder):
         arguments += ["--model.lm", str(folder / "lm"), "--trainer.max_epochs", "3"]
         arguments += ["--data.path", str(folder / "requests.json")]
         arguments += ["--data.watch", str(folder / "watched.json"), "--data.batch_size", "2"]
-        run = Course(train.main(arguments, run=False), "normal", edits)
+        run = Course(command_line(arguments, run=False), "normal", edits)
         run.marks = wanted
         run.all_at_once()
         return run
