@@ -12,15 +12,7 @@ SPECIAL = 8  # most tokens that a tokenizer puts around a text
 
 
 class Reach(Protocol):
-    """What a model can read and its method can edit.
-
-    Attributes:
-        lm: the model's name.
-        method: the method's name.
-        needs_subject: whether the method edits at a subject's token.
-        positions: tokens that the model reads at once; None if there is no limit.
-        before: tokens that the method puts before a prompt, at most.
-    """
+    """What a model can read and its method can edit; ``language_model.reach`` has one."""
 
     lm: str
     method: str

@@ -17,7 +17,7 @@ from ..functional.second_moment import SecondMoment, pack, unpack
 from ..language_model.kernels import use_fast_kernels
 from ..language_model.layout import blocks, oriented, output_map, output_weight_name
 from ..language_model.loading import Dtype, artefact_file, fingerprint, load
-from ..language_model.passes import recording
+from ..language_model.passes import recording, run
 from ..language_model.positions import begin_at, longest_text
 from ..language_model.rope import rope_boundary
 from ..language_model.scoring import batches_by_length
@@ -171,12 +171,7 @@ class KeyStatistics(L.LightningModule):
         """Adds ``Σ k kᵀ`` over all tokens of the rows, without padding."""
         batch = collate(rows, self.device)
         with recording(self.maps, stop_at=self.maps[max(self.maps)]) as seen:
-            self.lm(
-                batch.tokens,
-                attention_mask=batch.mask,
-                position_ids=batch.positions,
-                use_cache=False,
-            )
+            run(self.lm, batch)
         real = batch.mask.flatten().bool()
         for layer, (keys, _) in seen.items():
             keys = keys.reshape(len(real), -1)[real]

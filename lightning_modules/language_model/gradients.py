@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from .layout import output_map, output_weight_name
-from .passes import heads_only_at
+from .passes import picked_logits
 from .targets import Targets, place_targets
 from .tokens import Span, collate
 
@@ -49,17 +49,7 @@ def map_of(lm: PreTrainedModel, weight: str) -> nn.Module:
 def target_logits(lm: PreTrainedModel, targets: Targets) -> Tensor:
     """Logits of the target tokens, ``(n, v)``, float32."""
     batch = collate(targets.texts, lm.device)
-    with heads_only_at(lm, targets.rows, targets.columns):
-        return (
-            lm(
-                batch.tokens,
-                attention_mask=batch.mask,
-                position_ids=batch.positions,
-                use_cache=False,
-            )
-            .logits[0]
-            .float()
-        )
+    return picked_logits(lm, batch, targets.rows, targets.columns).float()
 
 
 def mean_nll(logits: Tensor, targets: Targets) -> Tensor:

@@ -11,7 +11,7 @@ from data_modules.records import EditRequest
 
 from .hooks import first
 from .layout import blocks, output_map
-from .passes import recording
+from .passes import recording, run
 from .tokens import Span, collate, first_token, located_span
 
 
@@ -61,12 +61,7 @@ def keys_at_subjects(lm: PreTrainedModel, layer: int, spans: Sequence[Span]) -> 
     batch = collate([span.tokens for span in spans], lm.device)
     wanted = output_map(lm, layer)
     with recording({"map": wanted}, stop_at=wanted) as seen:
-        lm.base_model(
-            batch.tokens,
-            attention_mask=batch.mask,
-            position_ids=batch.positions,
-            use_cache=False,
-        )
+        run(lm.base_model, batch)
     keys = seen["map"][0].reshape(*batch.tokens.shape, -1)
     return keys[range(len(spans)), [span.subject for span in spans]]
 
@@ -96,12 +91,7 @@ def subject_states(
     rows = torch.arange(len(spans), device=lm.device)
     last = blocks(lm)[layers[1]]
     with recording({"map": output_map(lm, layers[0]), "block": last}, stop_at=last) as seen:
-        lm.base_model(
-            batch.tokens,
-            attention_mask=batch.mask,
-            position_ids=batch.positions,
-            use_cache=False,
-        )
+        run(lm.base_model, batch)
     keys, output = seen["map"][0], seen["block"][1]
     hidden = first(output)
     return SubjectStates(

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from .layout import blocks, layout_of
 from .shortcuts import shortcuts_of
+from .tokens import TokenBatch
 
 
 class _StopForwardError(Exception):
@@ -83,6 +84,19 @@ def heads_only_at(lm: PreTrainedModel, rows: Tensor, columns: Tensor) -> Iterato
         yield
     finally:
         handle.remove()
+
+
+def run(model: nn.Module, batch: TokenBatch) -> Any:
+    """What a model returns for whole texts, without a cache."""
+    return model(
+        batch.tokens, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+    )
+
+
+def picked_logits(lm: PreTrainedModel, batch: TokenBatch, rows: Tensor, columns: Tensor) -> Tensor:
+    """Logits ``(n, v)`` at ``(rows, columns)`` of whole texts."""
+    with heads_only_at(lm, rows, columns):
+        return run(lm, batch).logits[0]
 
 
 @contextmanager

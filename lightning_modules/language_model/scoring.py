@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .lower_states import LowerStates
-from .passes import heads_only_at
+from .passes import picked_logits
 from .rope import rope_boundary
 from .tokens import Span, collate
 
@@ -164,17 +164,9 @@ def _token_scores(
     line = [place[tokens] + copy * len(place) for copy in range(copies) for tokens in read]
     batch = collate(list(place) * copies, lm.device)
     reused = lower.reused(lm, list(place), copies) if lower else nullcontext()
-    with reused, heads_only_at(lm, torch.tensor(line, device=lm.device)[rows], columns - 1):
-        logits = (
-            lm(
-                batch.tokens,
-                attention_mask=batch.mask,
-                position_ids=batch.positions,
-                use_cache=False,
-            )
-            .logits[0]
-            .float()
-        )
+    with reused:
+        texts = torch.tensor(line, device=lm.device)[rows]
+        logits = picked_logits(lm, batch, texts, columns - 1).float()
     asked = [token for span in spans * copies for token in span.tokens[span.start :]]
     targets = torch.tensor(asked, dtype=torch.long, device=lm.device)
     peak, guess = logits.max(-1)

@@ -10,10 +10,10 @@ from transformers import PreTrainedModel
 from .hooks import first, moving
 from .inspection import probe_tokens, tolerance
 from .layout import blocks, layout_of, output_map
-from .passes import recording, starting_at
+from .passes import picked_logits, recording, run, starting_at
 from .rope import refuse_mixed_lengths
 from .shortcuts import shortcuts_of
-from .suffixes import picked_logits, record_suffixes, suffix_logits
+from .suffixes import record_suffixes, suffix_logits
 from .tokens import TokenBatch, collate
 
 SHORT = 5  # tokens of the second text, which begins as the first does and is padded
@@ -116,9 +116,7 @@ def difference(logits: Tensor, right: Tensor) -> float:
 
 def _whole_logits(lm: PreTrainedModel, batch: TokenBatch) -> Tensor:
     """Logits ``(b, t, v)`` of whole texts."""
-    return lm(
-        batch.tokens, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-    ).logits
+    return run(lm, batch).logits
 
 
 def _texts(lm: PreTrainedModel, layers: set[int]) -> Texts:

@@ -11,7 +11,7 @@ from transformers.masking_utils import create_masks_for_generate
 
 from .hooks import first, moving
 from .layout import blocks, layout_of, norm_behind, output_map
-from .passes import heads_only_at, read_only_at, recording, starting_at
+from .passes import picked_logits, read_only_at, recording, starting_at
 from .shortcuts import shortcuts_of
 from .tokens import TokenBatch
 
@@ -188,15 +188,4 @@ def suffix_logits(
             position_ids=suffixes.positions,
             past_key_values=past,
             use_cache=True,
-        ).logits[0]
-
-
-def picked_logits(lm: PreTrainedModel, batch: TokenBatch, rows: Tensor, columns: Tensor) -> Tensor:
-    """Logits ``(n, v)`` at ``(rows, columns)`` of whole texts."""
-    with heads_only_at(lm, rows, columns):
-        return lm(
-            batch.tokens,
-            attention_mask=batch.mask,
-            position_ids=batch.positions,
-            use_cache=False,
         ).logits[0]

@@ -12,7 +12,7 @@ from data_modules.records import EditRequest
 
 from ..functional.causal_trace import window_around
 from .layout import blocks, output_map
-from .passes import heads_only_at, recording, starting_at
+from .passes import picked_logits, recording, starting_at
 from .tokens import collate, request_span, target_span
 
 KINDS = ("hidden", "mlp", "attention")
@@ -161,13 +161,8 @@ def probability(lm: PreTrainedModel, fact: Fact, noise: Tensor) -> Tensor:
     batch = collate([fact.tokens] * len(noise), lm.device)
     rows = torch.arange(len(noise), device=lm.device)
     last = torch.full_like(rows, len(fact.tokens) - 1)
-    with noisy(lm, fact.first, noise), heads_only_at(lm, rows, last):
-        logits = lm(
-            batch.tokens,
-            attention_mask=batch.mask,
-            position_ids=batch.positions,
-            use_cache=False,
-        ).logits[0]
+    with noisy(lm, fact.first, noise):
+        logits = picked_logits(lm, batch, rows, last)
     return logits.double().softmax(-1)[:, fact.answer].cpu()
 
 
