@@ -10,7 +10,7 @@ def rope_boundary(lm: PreTrainedModel) -> int | None:
     """Longest text that is read by the short scale; None for a model with one scale.
 
     transformers reads a whole batch by the long scale as soon as one text is longer, padding
-    included. Texts on both sides must not share a batch, or a score would depend on its neighbours.
+    included. Texts on both sides must not share a batch, or a score would depend on its neighbors.
     """
     config = lm.config.get_text_config(decoder=True)
     parameters = getattr(config, "rope_parameters", None) or {}
