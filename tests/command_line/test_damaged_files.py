@@ -204,7 +204,7 @@ FILES = {
     "no journal": (remove(RUN / "edits.jsonl"), AGAIN, "holds 0 of the 2 lines"),
     "emptied journal": (lines(lambda _: []), AGAIN, "holds 0 of the 2 lines"),
     "lost line": (lines(lambda lines: lines[1:]), AGAIN, "holds 1 of the 2 lines"),
-    "doubled line": (lines(lambda lines: lines[:1] * 2), AGAIN, "tells of edit 1 2 times"),
+    "doubled line": (lines(lambda lines: lines[:1] * 2), AGAIN, "holds edit 1 2 times"),
     "foreign journal": (lines(of_another_line), AGAIN, "is not what the run wrote"),
     "broken line": (lines(lambda lines: ["{\n", *lines[1:]]), AGAIN, "is broken at line 1"),
     # ledgers
