@@ -59,7 +59,7 @@ class SampledDataModule(EditingDataModule):
             few = "" if self.normal_cases is None else f"{self.normal_cases} "
             raise ValueError(
                 f"{self.path}: {len(hard)} of its requests are hard and {len(normal)} normal, but "
-                f"{few}{self.sample} ones are asked for; give the data that the hard cases are of"
+                f"{few}{self.sample} ones are needed; give the data that the hard cases are from"
             )
         hard = hard[: self.limit]
         normal = normal[: len(hard) if self.normal_cases is None else self.normal_cases]
@@ -78,7 +78,7 @@ class HardCasesDataModule(SampledDataModule):
         super().__init__(**options)
         if hard is None and self.path is not None:
             raise ValueError(
-                f"the embedded hard cases are none of {self.path}: name by --data.hard the "
+                f"the embedded hard cases are not from {self.path}: name with --data.hard the "
                 "hard_cases.json of a sweep over it"
             )
         self.hard = hard

@@ -48,7 +48,7 @@ class HardCFDataModule(SampledDataModule):
             raise ValueError(f"models must be some of {', '.join(MODELS)}, got {unknown or 'none'}")
         if self.path is None:
             raise ValueError(
-                "HardCF is a part of CounterFact: name its files or its hub dataset by --data.path"
+                "HardCF is a part of CounterFact: name its files or its hub dataset with --data.path"
             )
         self.models = models
         self.tokenizers = TOKENIZERS | (tokenizers or {})
@@ -127,6 +127,6 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         return cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(name))
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"no tokenizer {name!r}: it is neither a folder with tokenizer.json nor a model of the "
-            "hub that can be reached; name one by --data.tokenizers"
+            f"no tokenizer {name!r}: it is neither a folder with tokenizer.json nor a reachable "
+            "model on the hub; name one with --data.tokenizers"
         ) from error

@@ -98,7 +98,7 @@ class MixtureDataModule(EditingDataModule):
             raise ValueError(
                 f"corpus {name} ({self.corpora[name]}) has {len(fitting)} sentences of "
                 f"{self.words[0]} to {self.words[1]} words in {self.read} documents, and {quota} "
-                "are to be drawn; ask for fewer, or give more text"
+                "are needed; draw fewer, or give more text"
             )
         return random.Random(f"{self.draw} {name}").sample(fitting, quota)
 

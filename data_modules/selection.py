@@ -73,8 +73,8 @@ def doubts(requests: Sequence[EditRequest]) -> Iterator[str]:
         other = next(r for r in opposed[0] if r.target_new != one.target_new)
         yield (
             f"{len(opposed)} prompts are edited to different answers, such as cases {one.case_id} "
-            f"and {other.case_id}, which ask {one.text!r} to be {one.target_new!r} and "
-            f"{other.target_new!r}: a later edit takes the earlier one back"
+            f"and {other.case_id}, which complete {one.text!r} with {one.target_new!r} and "
+            f"{other.target_new!r}: a later edit undoes the earlier one"
         )
     shared = [case for case, found in cases.items() if len(found) > 1]
     if shared:

@@ -61,7 +61,11 @@ class DiskFillsUp(L.Callback):
     ("beyond", "watched", "said"),
     [
         (9, True, r"edits.jsonl takes no further line .*make room, and continue with --ckpt_path"),
-        (500, False, r"edit 3 cannot be written to .*ledger .*make room, and continue with --ckpt_path"),
+        (
+            500,
+            False,
+            r"edit 3 cannot be written to .*ledger .*make room, and continue with --ckpt_path",
+        ),
     ],
     ids=["journal", "ledger"],
 )

@@ -32,7 +32,7 @@ class Interruption(L.Callback):
     def note(self, number: int, frame: FrameType | None) -> None:
         """Remembers the signal."""
         self.told = signal.Signals(number)
-        rank_zero_info(f"{self.told.name}: the edit in flight is finished first")
+        rank_zero_info(f"{self.told.name}: the current edit is finished first")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_train_batch_end(
@@ -47,8 +47,8 @@ class Interruption(L.Callback):
         """Says how to continue."""
         if self.stopped:
             rank_zero_info(
-                f"Stopped behind edit {trainer.global_step}, all saved: the same command with "
-                f"{how_to_go_on(trainer)} goes on."
+                f"Stopped after edit {trainer.global_step}, all saved: continue with the same "
+                f"command and {how_to_go_on(trainer)}"
             )
 
     @property

@@ -31,7 +31,7 @@ def load_anchor(options: ValueSearchOptions, lm_name: str, model: str, layer: in
     command = f"{COMMAND} --model.lm {lm_name}"
     if not file.is_file():
         raise FileNotFoundError(
-            f"no norm anchor of {lm_name!r} at {file}; make it with: {command}, or give a norm by "
+            f"no norm anchor of {lm_name!r} at {file}; make it with: {command}, or give a norm with "
             "--model.value.anchor"
         )
     try:
@@ -42,7 +42,7 @@ def load_anchor(options: ValueSearchOptions, lm_name: str, model: str, layer: in
     if found[:2] != (model, layer):
         raise ValueError(
             f"{file} holds the norm anchor of layer {found[1]} of another run or model, but values "
-            f"are searched at layer {layer}; make it anew with: {command} and these layers"
+            f"are searched at layer {layer}; make it again with: {command} and these layers"
         )
     return found[2]
 

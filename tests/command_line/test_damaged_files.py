@@ -211,7 +211,7 @@ FILES = {
     "no ledger": (remove(RUN / "ledger"), ("--ledger",), "holds no ledger"),
     "broken entry": (cut(RUN / "ledger/000001.safetensors"), ("--ledger",), "is damaged"),
     "flipped entry": (flip(RUN / "ledger/000001.safetensors", 0.99), ("--ledger",), "is damaged"),
-    "no entry": (remove(RUN / "ledger/000001.safetensors"), ("--ledger",), "ledger tells of 0"),
+    "no entry": (remove(RUN / "ledger/000001.safetensors"), ("--ledger",), "ledger holds 0"),
 }
 
 

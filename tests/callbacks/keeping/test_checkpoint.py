@@ -54,7 +54,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before_and_says_so(last, l
     with pytest.warns(UserWarning, match=r"last.ckpt is damaged .* continues from .*previous.ckpt"):
         assert WholeFiles().load_checkpoint(last)["edit"] == 1
     (last.parent / "previous.ckpt").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"last.ckpt is damaged .* no intact one lies beside"):
+    with pytest.raises(ValueError, match=r"last.ckpt is damaged .* no intact one is beside"):
         WholeFiles().load_checkpoint(last)
 
 

@@ -43,7 +43,9 @@ def test_a_line_for_which_the_disk_has_no_room_leaves_those_before_whole(tmp_pat
 
 def test_a_folder_belongs_to_one_run_at_a_time(tmp_path):
     claim = Claim(tmp_path / "run")
-    with pytest.raises(ValueError, match=r"another run is writing to .*run; wait until it ends, or"):
+    with pytest.raises(
+        ValueError, match=r"another run is writing to .*run; wait until it ends, or"
+    ):
         Claim(tmp_path / "run")
     claim.release()
     Claim(tmp_path / "run").release()
