@@ -48,7 +48,7 @@ class HardCFDataModule(SampledDataModule):
             raise ValueError(f"models must be some of {', '.join(MODELS)}, got {unknown or 'none'}")
         if self.path is None:
             raise ValueError(
-                "HardCF is a part of CounterFact: name its files or its hub dataset with --data.path"
+                "HardCF is a part of CounterFact: name its files or hub dataset with --data.path"
             )
         self.models = models
         self.tokenizers = TOKENIZERS | (tokenizers or {})

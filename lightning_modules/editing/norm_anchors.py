@@ -31,8 +31,8 @@ def load_anchor(options: ValueSearchOptions, lm_name: str, model: str, layer: in
     command = f"{COMMAND} --model.lm {lm_name}"
     if not file.is_file():
         raise FileNotFoundError(
-            f"no norm anchor of {lm_name!r} at {file}; make it with: {command}, or give a norm with "
-            "--model.value.anchor"
+            f"no norm anchor of {lm_name!r} at {file}; make it with: {command}, or give a norm "
+            "with --model.value.anchor"
         )
     try:
         content = json.loads(file.read_text("utf-8"))
