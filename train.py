@@ -17,7 +17,7 @@ VERBS = ("fit", "validate", "test", "predict")
 
 
 def main(args: list[str] | None = None, run: bool = True) -> LightningCLI:
-    """Runs one command line; ``configs/defaults.yaml`` lies below every config."""
+    """Runs one command line; every config builds on ``configs/defaults.yaml``."""
     import_all()
     defaults = {"default_config_files": [str(DEFAULTS)]}
     return EditingCLI(
@@ -35,9 +35,11 @@ def main(args: list[str] | None = None, run: bool = True) -> LightningCLI:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", "Found .* module\\(s\\) in eval mode")  # as it must be
+    warnings.filterwarnings("ignore", "Found .* module\\(s\\) in eval mode")  # as intended
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # located() needs it
-    warnings.filterwarnings("ignore", "It is recommended to use .*sync_dist")  # all know it all
+    warnings.filterwarnings(
+        "ignore", "It is recommended to use .*sync_dist"
+    )  # every process has the whole value
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # lightning 2.6.6 on torch 2.13
     try:
         main()

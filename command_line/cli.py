@@ -1,4 +1,4 @@
-"""Lightning's command line for editing: resuming, several devices, and where a run may write."""
+"""Lightning's command line for editing: resuming, several devices, and a run's folder."""
 
 import argparse
 import os
@@ -23,18 +23,18 @@ from lightning_modules.editing.watched import WatchedModel
 from lightning_modules.jobs.encoder_keys import EncoderKeys
 from lightning_modules.jobs.key_statistics import KeyStatistics
 
-UNTRAINED = (WatchedModel, KeyStatistics, EncoderKeys)  # whose devices exchange no gradients
+UNTRAINED = (WatchedModel, KeyStatistics, EncoderKeys)  # their devices exchange no gradients
 
 
 class EditingCLI(LightningCLI):
-    """Lightning's command line, with the collapse threshold where a user can reach it."""
+    """Lightning's command line, with options for the collapse threshold."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds ``--collapse.threshold``, ``--collapse.relative`` and ``--collapse.stop``."""
         parser.add_lightning_class_args(CollapseStopping, "collapse")
 
     def before_instantiate_classes(self) -> None:
-        """Settles where the run writes, and which run ``--ckpt_path last`` means."""
+        """Determines the run's folder, and the run that ``--ckpt_path last`` refers to."""
         self.resumed: LastRun | None = None
         options = self.config.get(str(self.subcommand))
         if options is None:
@@ -47,24 +47,24 @@ class EditingCLI(LightningCLI):
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             options.trainer.default_root_dir = folder
             rank_zero_info(
-                "What this run writes is removed at its end: it is a trial, or has no place "
+                "What this run writes is removed at its end: it is a trial, or has no folder "
                 "of its own (--trainer.logger, --trainer.default_root_dir)"
             )
         if options.get("ckpt_path") == "best":
             raise ValueError(
-                "--ckpt_path best: editing knows no best state, only the last; give 'last', or a "
+                "--ckpt_path best: editing has no best state, only the last; give 'last', or a "
                 "checkpoint's file"
             )
         if options.get("ckpt_path") == "last":
             self.resume_newest(options)
 
     def resume_newest(self, options: argparse.Namespace) -> None:
-        """Takes the newest run's checkpoint; a fit goes on in that run's folder."""
+        """Resumes from the newest run's checkpoint; a fit continues in that run's folder."""
         loggers = loggers_of(options.trainer)
         if len(loggers) != 1 or not {"save_dir", "name", "version"} <= vars(loggers[0]).keys():
             raise ValueError(
                 "--ckpt_path last: only a single logger with a folder of its own, such as "
-                "TensorBoardLogger, tells which run is the last; name the checkpoint's file"
+                "TensorBoardLogger, identifies the last run; name the checkpoint's file"
             )
         (logger,) = loggers
         self.resumed = last_run(Path(logger.save_dir) / logger.name, self.subcommand == "fit")
@@ -74,7 +74,7 @@ class EditingCLI(LightningCLI):
             self.save_config_kwargs = {**self.save_config_kwargs, "overwrite": True}
 
     def instantiate_trainer(self, **options: Any) -> L.Trainer:
-        """Takes copies of the model for several devices; no bar where none is wanted."""
+        """Uses model replicas on several devices; no bar if it is disabled."""
         trainer = self.config_init.get(str(self.subcommand), self.config_init).trainer
         several = trainer.devices not in (1, "1") or trainer.num_nodes > 1
         if several and trainer.strategy == "auto" and isinstance(self.model, UNTRAINED):
@@ -84,13 +84,13 @@ class EditingCLI(LightningCLI):
         return super().instantiate_trainer(**options)
 
     def after_instantiate_classes(self) -> None:
-        """Keeps the place of the resumed run out of the config that is saved."""
+        """Keeps the resumed run's folder out of the saved config."""
         if self.resumed is not None:
             self.config_init[self.subcommand].ckpt_path = self.resumed.checkpoint
             loggers_of(self.config[self.subcommand].trainer)[0].version = None
 
     def after_fit(self) -> None:
-        """Lets the shell see that the run was told to stop."""
+        """Exits with an interrupted run's code."""
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined] # Lightning sets it
             if (
                 isinstance(callback, Interruption)
@@ -101,13 +101,13 @@ class EditingCLI(LightningCLI):
 
 
 class SavedConfig(SaveConfigCallback):
-    """Writes ``config.yaml`` into the run's folder, where no other run's may be."""
+    """Writes ``config.yaml`` into the run's folder, unless another run's is there."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuses the folder of another run.
 
         Raises:
-            ValueError: if there is one.
+            ValueError: if it is one.
         """
         if self.already_saved:
             return
@@ -116,7 +116,7 @@ class SavedConfig(SaveConfigCallback):
         if not trainer.strategy.broadcast(free):
             raise ValueError(
                 f"{file.parent} already holds a run; leave --trainer.logger.init_args.version "
-                "out, or go on with the last run by --ckpt_path last"
+                "out, or continue the last run with --ckpt_path last"
             )
         if trainer.is_global_zero:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -125,11 +125,11 @@ class SavedConfig(SaveConfigCallback):
 
 
 def loggers_of(trainer: argparse.Namespace) -> list[argparse.Namespace]:
-    """The arguments of each logger that is configured by its class."""
+    """The arguments of each logger configured by class."""
     chosen = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
     return [logger.init_args for logger in chosen if hasattr(logger, "init_args")]
 
 
 def nothing_is_kept(trainer: argparse.Namespace) -> bool:
-    """Whether nobody has named a place for what the run writes, or it is a mere trial."""
+    """Whether the run has no folder to write to, or is only a trial."""
     return bool(trainer.fast_dev_run) or not (trainer.logger or trainer.default_root_dir)

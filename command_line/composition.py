@@ -1,4 +1,4 @@
-"""Several configs become one: the experiment's values over the model's, those over the method's."""
+"""Merges configs: the experiment's values over the model's, those over the method's."""
 
 import json
 import re
@@ -20,7 +20,7 @@ ORDER = ("method", "model", "published", "experiment")  # the last one wins
 
 
 class Config(NamedTuple):
-    """A config's file, what it is for (a word of ``ORDER``, or ``own``), and what it says."""
+    """A config's file, its role (a word of ``ORDER``, or ``own``), and its content."""
 
     file: Path
     role: str
@@ -28,16 +28,16 @@ class Config(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As it is named on the command line."""
+        """Its name on the command line."""
         inside = self.file.is_relative_to(CONFIGS)
         return str(self.file.relative_to(CONFIGS) if inside else self.file)
 
 
 def composed(arguments: Sequence[str]) -> list[str]:
-    """The command line, its configs put in the order of their roles and merged into one.
+    """The command line with its configs ordered by role and merged into one.
 
-    The order in which they are named does not matter, but for those of one role. A user's own
-    configs that choose no method come last, as they are.
+    The order on the command line matters only among configs of one role. A user's own configs that
+    choose no method come last, unchanged.
 
     Raises:
         ValueError: if a model is named without a method, or its file holds an unknown key.
@@ -55,7 +55,7 @@ def composed(arguments: Sequence[str]) -> list[str]:
 
 
 def without_configs(arguments: Sequence[str]) -> tuple[list[str], list[str], int]:
-    """Arguments that name no config, the configs' files, and where the first one stood."""
+    """Arguments without configs, the configs' files, and the position of the first one."""
     rest: list[str] = []
     files: list[str] = []
     place = None
@@ -71,7 +71,7 @@ def without_configs(arguments: Sequence[str]) -> tuple[list[str], list[str], int
 
 
 def current(name: str) -> list[str]:
-    """Files of a config; of ``gpt2-xl/memit.yaml``, as pairs were named, method and model."""
+    """Files of a config; for a pair's old name such as ``gpt2-xl/memit.yaml``, method and model."""
     model, slash, method = name.partition("/")
     pair = [CONFIGS / method, CONFIGS / "models" / f"{model}.yaml"]
     if slash and not Path(name).exists() and all(file.is_file() for file in pair):
@@ -80,7 +80,7 @@ def current(name: str) -> list[str]:
 
 
 def config_of(source: tuple[str, str]) -> Config | None:
-    """A config from its file and text; None if it cannot be read, which the parser will say."""
+    """A config from its file and text; None if it cannot be read, which the parser reports."""
     file = Path(source[0])
     try:
         content = yaml.safe_load(source[1])
@@ -98,7 +98,7 @@ def config_of(source: tuple[str, str]) -> Config | None:
 
 
 def grouped(key: str, value: Any) -> Any:
-    """``model`` or ``data`` with their arguments below ``init_args``, where YAML may omit it."""
+    """``model`` or ``data`` with arguments under ``init_args``, which YAML may omit."""
     if key not in ("model", "data") or value is None:
         return value
     if not isinstance(value, dict | str):
@@ -122,10 +122,10 @@ def class_named(arguments: Sequence[str]) -> str | None:
 
 
 def one_of(configs: Sequence[Config], chosen: str | None) -> dict[str, Any]:
-    """What configs say together.
+    """The merged content of configs.
 
     Args:
-        configs: of any roles but ``own``.
+        configs: of any role except ``own``.
         chosen: the method's class, if the command line names it.
 
     Raises:
@@ -160,13 +160,13 @@ def one_of(configs: Sequence[Config], chosen: str | None) -> dict[str, Any]:
 
 
 def without_class(experiment: dict[str, Any]) -> dict[str, Any]:
-    """An experiment whose method is chosen elsewhere: its values stand, its class does not."""
+    """An experiment whose method is chosen elsewhere: its values without its class."""
     model = {k: v for k, v in experiment.get("model", {}).items() if k != "class_path"}
     return {**experiment, "model": model}
 
 
 def preset(config: Config, path: str) -> dict[str, Any]:
-    """What a method takes of a model's file: ``layer`` or ``layers``, and its own if named there.
+    """A method's values from a model's file: ``layer`` or ``layers``, and its own if listed.
 
     Raises:
         ValueError: if the file holds an unknown key.
@@ -186,9 +186,9 @@ def preset(config: Config, path: str) -> dict[str, Any]:
 
 
 def published(model: str, path: str, stem: str | None) -> Iterator[Config]:
-    """Files of hyper-parameters: the method's on any model, then those of it on this model.
+    """Files of hyper-parameters: the method's for any model, then those for this model.
 
-    A file bears the name of the method's config, of another config of its class, or of its module.
+    A file is named after the method's config, another config of its class, or its module.
     """
     module, _, name = path.rpartition(".")
     others = (f for f in sorted(CONFIGS.glob("*.yaml")) if chooses_class(f, name))
@@ -211,9 +211,9 @@ def chooses_class(file: Path, name: str) -> bool:
 
 
 def merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """One config upon another: key by key; lists as a whole, but those of ``key+`` are appended.
+    """One config over another, key by key; lists are replaced, those of ``key+`` appended.
 
-    Where a class takes another's place, those of its arguments stay that the new one has.
+    If one class replaces another, the arguments that the new one shares stay.
     """
     whole = dict(lower)
     replaced = upper.get("class_path", whole.get("class_path")) != whole.get("class_path")
@@ -232,7 +232,7 @@ def merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]
 
 
 def accepted(path: str) -> set[str]:
-    """Arguments of a class; none if there is no such class, which the parser will say."""
+    """Arguments of a class; none if there is no such class, which the parser reports."""
     module, _, name = path.rpartition(".")
     try:
         return set(constructor(getattr(import_module(module), name)))

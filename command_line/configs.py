@@ -1,13 +1,13 @@
-"""Where configs lie, and how their names on the command line are found."""
+"""The configs' folder, and how names on the command line are resolved."""
 
 from pathlib import Path
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-DEFAULTS = CONFIGS / "defaults.yaml"  # lies below every config
+DEFAULTS = CONFIGS / "defaults.yaml"  # every config builds on it
 
 
 def located(argument: str) -> str:
-    """A config's path: as given, or else of that name in ``configs/``."""
+    """A config's path: as given, else by name in ``configs/``."""
     option, equals, name = argument.rpartition("=")
     known = name.endswith((".yaml", ".yml")) and not Path(name).exists()
     return f"{option}{equals}{CONFIGS / name}" if known and (CONFIGS / name).exists() else argument

@@ -1,4 +1,4 @@
-"""A command line that answers a mistake with one sentence, which names the nearest right word."""
+"""One-sentence errors for mistakes on the command line, with the nearest correct word."""
 
 import importlib.util
 import inspect
@@ -26,7 +26,7 @@ from . import configs, short_names
 
 KINDS = {"model": "method", "data": "data module", "callbacks": "callback", "logger": "logger"}
 
-FAULTS = (  # a user's mistake, a damaged file, a machine that gives no more: what gets a sentence
+FAULTS = (  # reported in a sentence: a user's mistake, a damaged file, an exhausted machine
     *(DriftError, MisconfigurationException, SafetensorError),
     *(DistError, torch.OutOfMemoryError, pickle.UnpicklingError, zipfile.BadZipFile),
     *(EOFError, ImportError, MemoryError, OSError, ValueError),
@@ -49,17 +49,17 @@ REFUSED = (
 
 
 class Parser(LightningArgumentParser):
-    """Lightning's parser, whose errors are a sentence; KEEL_TRACE=1 shows them in full."""
+    """Lightning's parser with one-sentence errors; KEEL_TRACE=1 shows them in full."""
 
     def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
-        """Refuses first what the parser could not name."""
+        """Refuses arguments that the parser would report badly."""
         for argument in args or ():
             value = str(argument).rpartition("=")[2]
             if re.fullmatch(r"\{\d+:\d.*\}", value):
                 spaced = re.sub(r":(?=\S)", ": ", value)
-                self.error(f"{value} is no mapping in YAML, for want of a space: give '{spaced}'")
+                self.error(f"{value} is no mapping in YAML, as a space is missing: give '{spaced}'")
             if value.endswith((".yaml", ".yml")) and Path(value).is_file() and not is_text(value):
-                self.error(f"the config {value} is no text in UTF-8")
+                self.error(f"the config {value} is not UTF-8 text")
         return super().parse_args(args, *rest, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -68,13 +68,13 @@ class Parser(LightningArgumentParser):
         options = re.findall(r"--([\w.]+)", asked.format_usage())
         sentence = None if os.environ.get("KEEL_TRACE") else explained(message, options)
         if os.environ.get("KEEL_TRACE") or (sentence is None and not self.exit_on_error):
-            super().error(message, ex)  # to the parser around this one, which knows the class
+            super().error(message, ex)  # to the outer parser, which knows the class
         sentence = sentence or gist(message)
         self.exit(2, f"error: {sentence}\n(KEEL_TRACE=1 shows more)\n")
 
 
 def is_text(file: str) -> bool:
-    """Whether a file holds text in UTF-8."""
+    """Whether a file holds UTF-8 text."""
     try:
         Path(file).read_text("utf-8")
     except UnicodeDecodeError:
@@ -83,14 +83,14 @@ def is_text(file: str) -> bool:
 
 
 def said_of(error: BaseException) -> str:
-    """What an error says, in one line; its kind if it says nothing."""
+    """An error's message in one line; its type if it has none."""
     if isinstance(error, pickle.UnpicklingError):
-        return "the checkpoint is not read, for it could run code; give one that a run has written"
+        return "the checkpoint is not read, as it could run code; give one that a run has written"
     return gist(str(error)) or type(error).__name__
 
 
 def gist(message: str) -> str:
-    """A message in one line, without jsonargparse's account of all types it tried."""
+    """A message in one line, without jsonargparse's list of all types it tried."""
     if "Does not validate against" in message:
         errors = re.findall(r"^ +- (.+(?<=:)\n.+|.+)", message, re.M)
         key = re.match(r'Parser key "[\w.]+":', message)
@@ -100,11 +100,11 @@ def gist(message: str) -> str:
 
 
 def explained(message: str, options: Iterable[str]) -> str | None:
-    """The parser's message in one sentence; None if it is of no known kind.
+    """The parser's message in one sentence; None if it is of an unknown kind.
 
     Args:
-        message: as jsonargparse has it.
-        options: that there are, without those of classes.
+        message: jsonargparse's.
+        options: known ones, without those of classes.
     """
     found = next(filter(None, (re.search(p, message, re.S) for p in UNKNOWN)), None)
     if found is None:
@@ -135,7 +135,7 @@ def explained(message: str, options: Iterable[str]) -> str | None:
 
 
 def unknown_class(key: str, name: str) -> str:
-    """That there is no such method, data module, callback or other class; the nearest, if any."""
+    """The error for an unknown method, data module, callback or other class, with the nearest."""
     part = key.rpartition(".")[2]
     kind = KINDS.get(part, "class")
     theirs = {"callbacks": lightning.callbacks.__all__, "logger": lightning.loggers.__all__}
@@ -144,7 +144,7 @@ def unknown_class(key: str, name: str) -> str:
 
 
 def refused(message: str) -> str | None:
-    """Which value is not of the option's type."""
+    """The error for a value of the wrong type."""
     found = re.findall(REFUSED, message, re.S)
     if not found:
         return None
@@ -157,13 +157,13 @@ def refused(message: str) -> str | None:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """``; do you mean ...?`` with the known word most like this one; nothing if none is."""
+    """``; do you mean ...?`` with the most similar known word; empty if there is none."""
     likely = get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; do you mean {likely[0]!r}?" if likely else ""
 
 
 def classes_named(name: str) -> list[str]:
-    """Paths of our own classes of a name."""
+    """Paths of our own classes with this name."""
     root = Path(configs.__file__).parents[1]
     files = [file for room in ROOMS for file in sorted((root / room).rglob("*.py"))]
     return [
@@ -174,7 +174,7 @@ def classes_named(name: str) -> list[str]:
 
 
 def find_spec(module: str) -> ModuleSpec | None:
-    """A module's place; None if it, or a package on the way to it, is not there."""
+    """A module's spec; None if it, or one of its packages, is missing."""
     try:
         return importlib.util.find_spec(module)
     except ModuleNotFoundError:

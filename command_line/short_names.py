@@ -11,7 +11,7 @@ import lightning_modules.jobs
 import lightning_modules.methods
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = {  # where classes of an option are
+FOLDERS = {  # folders of an option's classes
     "model": ("lightning_modules/methods", "lightning_modules/jobs"),
     "data": ("data_modules",),
     "callbacks": ("callbacks",),
@@ -20,7 +20,7 @@ FOLDERS = {  # where classes of an option are
 
 
 def import_all() -> None:
-    """Imports every method, job and DataModule, so that jsonargparse knows their names."""
+    """Imports every method, job and DataModule to make their names known to jsonargparse."""
     for package in (lightning_modules.methods, lightning_modules.jobs, data_modules):
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             if not module.ispkg:
@@ -38,7 +38,7 @@ def defined(*folders: str) -> dict[str, str]:
 
 
 def import_named(texts: Iterable[str]) -> None:
-    """Imports the modules whose classes command-line arguments or configs name alone."""
+    """Imports the modules of classes that arguments or configs name without their module."""
     words = {word for text in texts for word in re.findall(r"(?<![\w.])[A-Z]\w+", text)}
     modules = defined("callbacks", "lightning_modules", "data_modules")
     for name in sorted(words & modules.keys()):
@@ -46,7 +46,7 @@ def import_named(texts: Iterable[str]) -> None:
 
 
 def full(class_path: str) -> str:
-    """The dotted path of a class that may be named without its module; unknown ones as they are."""
+    """The dotted path of a class that may be named without its module; unknown ones unchanged."""
     if "." in class_path:
         return class_path
     module = defined("lightning_modules", "data_modules").get(class_path)
@@ -54,5 +54,5 @@ def full(class_path: str) -> str:
 
 
 def of_kind(option: str) -> list[str]:
-    """Names of the classes that an option such as ``model`` takes; of all classes for another."""
+    """Names of the classes for an option such as ``model``; of all classes for others."""
     return sorted(defined(*FOLDERS.get(option, ("lightning_modules", "data_modules", "callbacks"))))

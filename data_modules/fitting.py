@@ -1,4 +1,4 @@
-"""Which requests and texts a model can take, told before the run."""
+"""Which requests and texts a model can take, checked before the run."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
@@ -7,12 +7,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from .records import EditRequest, TaskItem
 
-SURELY_TWO = 64  # characters of a text that no tokenizer makes a single token of
-SPECIAL = 8  # most tokens that a tokenizer puts around a text
+SURELY_TWO = 64  # characters of a text that no tokenizer encodes as a single token
+SPECIAL = 8  # maximum tokens that a tokenizer puts around a text
 
 
 class Reach(Protocol):
-    """What a model can read and its method can edit; ``language_model.reach`` has one."""
+    """Limits of a model and its method; ``language_model.reach`` has one."""
 
     lm: str
     method: str
@@ -21,10 +21,10 @@ class Reach(Protocol):
     before: int
 
     def tokens(self, prompt: str, target: str = "") -> int:
-        """Tokens of a prompt and its target, with special tokens."""
+        """Number of tokens of a prompt and its target, including special tokens."""
 
     def watched_tokens(self, text: str) -> int:
-        """Tokens of a watched text, which has no special ones."""
+        """Number of tokens of a watched text, which has no special tokens."""
 
 
 def fitting(
@@ -33,12 +33,12 @@ def fitting(
     """The requests, if the model and its method can take all of them.
 
     Args:
-        requests: to be edited.
-        reach: of the model.
-        skip_faulty: leave out the others, with a warning.
+        requests: to edit.
+        reach: the model's.
+        skip_faulty: skip unfit ones, with a warning.
 
     Raises:
-        ValueError: if there is another, or no request is left.
+        ValueError: if one is unfit and may not be skipped, or none is left.
     """
     faults = {r: fault for r in requests if (fault := next(faults_of(r, reach), None))}
     if not faults:
@@ -50,7 +50,7 @@ def fitting(
             f"{counted}: {said}; correct them, or leave such requests out with "
             "--data.skip_faulty true"
         )
-    rank_zero_warn(f"{counted} that is left out: {said}")
+    rank_zero_warn(f"{counted} one skipped: {said}")
     kept = [request for request in requests if request not in faults]
     if not kept:
         raise ValueError(f"{counted}: {said}; none is left")
@@ -58,7 +58,7 @@ def fitting(
 
 
 def faults_of(request: EditRequest, reach: Reach) -> Iterator[str]:
-    """What keeps a request from being edited and judged."""
+    """Reasons why a request cannot be edited and judged."""
     if reach.needs_subject and not request.subject:
         yield (
             f"{reach.method} edits at the last token of a subject, and case {request.case_id} "
@@ -82,7 +82,7 @@ def faults_of(request: EditRequest, reach: Reach) -> Iterator[str]:
 
 
 def _judged(request: EditRequest) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Name, prompt and answers of all that is asked of a request."""
+    """Name, prompt and answers of each question of a request."""
     both = (request.target_new, request.target_true)
     yield "the prompt", request.text, both
     for number, prompt in enumerate(request.paraphrases, 1):
@@ -94,23 +94,22 @@ def _judged(request: EditRequest) -> Iterator[tuple[str, str, tuple[str, ...]]]:
 
 
 def _plain(prompt: str, answer: str) -> bool:
-    """Whether texts have no more tokens than characters, whatever the tokenizer."""
+    """Whether texts have no more tokens than characters with any tokenizer."""
     return prompt.isascii() and answer.isascii()
 
 
 def scorable(
     texts: Iterable[str], limit: int | None, source: str, reach: Reach | None
 ) -> list[str]:
-    """The first watched texts of two tokens at least, of which one can be predicted.
+    """The first watched texts with at least two tokens, so that one can be predicted.
 
-    Those that are left out are counted in a warning, and those that are longer than the model's
-    positions are counted too.
+    Warnings count the texts left out and those longer than the model's positions.
 
     Args:
-        texts: those without text being empty.
-        limit: texts kept at most; all if null.
-        source: where they are from.
-        reach: of the model; None if it is not known.
+        texts: blank ones are empty.
+        limit: maximum number of texts; all if null.
+        source: of the texts.
+        reach: the model's; None if unknown.
     """
     kept: list[str] = []
     blank = single = 0
@@ -145,7 +144,7 @@ def is_long(text: str, reach: Reach) -> bool:
 
 
 def say_cut(tasks: Mapping[str, Sequence[TaskItem]], reach: Reach) -> None:
-    """Says how many items of tasks are longer than the model reads, and lose their beginning."""
+    """Reports how many items of tasks are longer than the model reads and lose their beginning."""
     for name, items in tasks.items():
         cut = [
             item.number

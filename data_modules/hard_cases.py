@@ -1,4 +1,4 @@
-"""Hard requests, each of which collapses a model when it alone is edited, and normal ones."""
+"""Hard requests, each of which collapses a model as a single edit, and normal ones."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from .records import EditRequest, one_word_first
 
 
 class SampledDataModule(EditingDataModule):
-    """An editing run's data: the hard ones of its requests, normal ones, or both.
+    """An editing run's data: its hard requests, normal ones, or both.
 
-    Normal ones are neither hard nor of the kinds to which hard ones belong: one-word subjects that
+    Normal ones are neither hard nor of a kind that hard ones belong to: one-word subjects that
     begin the prompt (GPT-2-XL, GPT-J), and subjects that end in a full stop (Llama2-7b).
 
     Args:
-        sample: which of them; of both, the hard ones come first. The limit counts hard ones. With
-            a seed they are drawn, without one they are the first ones of the data.
-        normal_cases: how many normal ones; as many as hard ones if null.
+        sample: which of them; with both, the hard ones come first. The limit counts hard ones.
+            They are drawn with a seed; without one they are the first of the data.
+        normal_cases: number of normal ones; as many as hard ones if null.
 
     Raises:
         ValueError: if the number of normal cases is not positive.
@@ -42,13 +42,13 @@ class SampledDataModule(EditingDataModule):
 
     @abstractmethod
     def hard_among(self, requests: Sequence[EditRequest]) -> list[EditRequest]:
-        """The hard ones, in their order; ``chosen_by`` tells how they were found."""
+        """The hard ones, in order; ``chosen_by`` says how they were found."""
 
     def limited(self, requests: list[EditRequest]) -> list[EditRequest]:
-        """Those of the sample.
+        """The sample.
 
         Raises:
-            ValueError: if none of the requests is hard, or there are too few normal ones.
+            ValueError: if none of the requests is hard, or too few are normal.
         """
         hard = self.hard_among(requests)
         for model, how in self.chosen_by.items():
@@ -59,7 +59,7 @@ class SampledDataModule(EditingDataModule):
             few = "" if self.normal_cases is None else f"{self.normal_cases} "
             raise ValueError(
                 f"{self.path}: {len(hard)} of its requests are hard and {len(normal)} normal, but "
-                f"{few}{self.sample} ones are asked for; give the data that the hard cases are of"
+                f"{few}{self.sample} ones are needed; give the data that the hard cases are from"
             )
         hard = hard[: self.limit]
         normal = normal[: len(hard) if self.normal_cases is None else self.normal_cases]
@@ -67,24 +67,24 @@ class SampledDataModule(EditingDataModule):
 
 
 class HardCasesDataModule(SampledDataModule):
-    """Requests that a single-edit sweep found to be hard, or as many normal ones of its data.
+    """Requests that a single-edit sweep found hard, or as many normal ones from its data.
 
     Args:
-        hard: ``hard_cases.json`` of a sweep, or of several; where it is null the embedded ones,
-            which are hard for the embedded model under ROME.
+        hard: ``hard_cases.json`` of one sweep or several; if null the embedded ones, which are
+            hard for the embedded model under ROME.
     """
 
     def __init__(self, hard: str | list[str] | None = None, **options: Any) -> None:
         super().__init__(**options)
         if hard is None and self.path is not None:
             raise ValueError(
-                f"the embedded hard cases are none of {self.path}: name by --data.hard the "
+                f"the embedded hard cases are not from {self.path}: name with --data.hard the "
                 "hard_cases.json of a sweep over it"
             )
         self.hard = hard
 
     def hard_among(self, requests: Sequence[EditRequest]) -> list[EditRequest]:
-        """Those that a sweep has named."""
+        """The requests named by a sweep."""
         named = embedded_hard_cases() if self.hard is None else read_union(self.hard)
         known = {(request.case_id, request.text) for request in named}
         found = [request for request in requests if (request.case_id, request.text) in known]
@@ -94,5 +94,5 @@ class HardCasesDataModule(SampledDataModule):
 
 
 def of_hard_kind(request: EditRequest) -> bool:
-    """Whether a request is of a kind to which hard ones belong, by its words alone."""
+    """Whether a request is of a kind that hard ones belong to, judged only by its words."""
     return one_word_first(request.prompt, request.subject) or request.subject.endswith(".")

@@ -23,17 +23,17 @@ GPT_J_CASES = frozenset([
 
 
 class HardCFDataModule(SampledDataModule):
-    """Hard cases among CounterFact's, normal ones, or both.
+    """CounterFact's hard cases, normal ones, or both.
 
-    For GPT-J they are known by their ids (85 of 21,919). For the others a rule takes their place,
-    which ``chosen_by`` and a line of the run say: GPT-2-XL's subject is a single token that begins
-    the prompt (80 cases, where the paper counts 77), Llama2-7b's ends in a token ``.`` that is the
-    first such token of the prompt (23, where it counts 21).
+    GPT-J's are listed by id (85 of 21,919). For the others a rule stands in, which ``chosen_by``
+    and a line of the run report: GPT-2-XL's subject is a single token that begins the prompt (80
+    cases; the paper counts 77), Llama2-7b's ends in a token ``.`` that is the first such token of
+    the prompt (23; the paper counts 21).
 
     Args:
-        models: whose hard cases; those of several are united.
-        tokenizers: folder or hub name of the tokenizer of a model that has a rule; by default that
-            of the paper's model.
+        models: models whose hard cases to use; the union if several.
+        tokenizers: folder or hub name of the tokenizer of a model that has a rule; by default the
+            paper's model's.
     """
 
     def __init__(
@@ -48,20 +48,20 @@ class HardCFDataModule(SampledDataModule):
             raise ValueError(f"models must be some of {', '.join(MODELS)}, got {unknown or 'none'}")
         if self.path is None:
             raise ValueError(
-                "HardCF is a part of CounterFact: name its files or its hub dataset by --data.path"
+                "HardCF is a part of CounterFact: name its files or hub dataset with --data.path"
             )
         self.models = models
         self.tokenizers = TOKENIZERS | (tokenizers or {})
 
     def hard_among(self, requests: Sequence[EditRequest]) -> list[EditRequest]:
-        """Those of any of the models."""
+        """The hard cases of any of the models."""
         found = {model: set(self.cases_of(model, requests)) for model in self.models}
         return [
             request for request in requests if any(request in cases for cases in found.values())
         ]
 
     def cases_of(self, model: Model, requests: Sequence[EditRequest]) -> list[EditRequest]:
-        """Those of one model.
+        """The hard cases of one model.
 
         Raises:
             ValueError: if the case numbers are not CounterFact's.
@@ -112,7 +112,7 @@ RULES: dict[str, tuple[Callable[[PreTrainedTokenizerFast, EditRequest], bool], s
 
 
 def spans_of(tokenizer: PreTrainedTokenizerFast, text: str) -> list[tuple[int, int]]:
-    """Each token's first character and the one behind its last; no special tokens."""
+    """Character span ``[begin, end)`` of each token, without special tokens."""
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     return [(begin, end) for begin, end in encoded["offset_mapping"]]
 
@@ -121,12 +121,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """A tokenizer that reports offsets.
 
     Raises:
-        FileNotFoundError: if there is no such folder and no such model can be reached.
+        FileNotFoundError: if there is no such folder and no such model on the hub.
     """
     try:
         return cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(name))
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"no tokenizer {name!r}: it is neither a folder with tokenizer.json nor a model of the "
-            "hub that can be reached; name one by --data.tokenizers"
+            f"no tokenizer {name!r}: it is neither a folder with tokenizer.json nor a reachable "
+            "model on the hub; name one with --data.tokenizers"
         ) from error

@@ -1,4 +1,4 @@
-"""What key statistics are computed from: a corpus, document by document, shared by devices."""
+"""The corpus for key statistics, document by document, split among devices."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -11,7 +11,7 @@ from .text.corpora import documents, watched_text
 
 
 class DocumentShards(IterableDataset):
-    """Batches of one device's share of a corpus, read as they are asked for.
+    """Batches of one device's share of a corpus, read lazily.
 
     The devices take turns, document by document; where the corpus ends, empty texts numbered -1
     fill up, so that all devices have the same number of batches of the same size.
@@ -19,10 +19,10 @@ class DocumentShards(IterableDataset):
     Args:
         path: a text, JSON or JSON-lines file, a folder of them, or a hub dataset.
         config: the hub dataset's configuration.
-        limit: documents read at most; all if null.
-        batch_size: documents of one batch of one device.
-        rank: which device this is.
-        devices: how many there are.
+        limit: maximum number of documents; all if null.
+        batch_size: documents per batch and device.
+        rank: of this device.
+        devices: number of devices.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class DocumentShards(IterableDataset):
 
 
 class TextDataModule(L.LightningDataModule):
-    """Documents of a corpus, to test on: what key statistics are computed from.
+    """Documents of a corpus, to test on: the source of key statistics.
 
     Args:
         path: a text, JSON or JSON-lines file, a folder of them, or a hub dataset.
         config: the hub dataset's configuration.
-        limit: documents read at most; all if null, or as many as are asked for.
-        batch_size: documents of one batch.
+        limit: maximum number of documents; if null, as many as the job needs.
+        batch_size: documents per batch.
     """
 
     def __init__(

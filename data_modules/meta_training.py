@@ -1,4 +1,4 @@
-"""Edit requests to learn editing from, apart by subject from those it is judged on."""
+"""Edit requests for meta-training, split by subject from the held-out ones."""
 
 from hashlib import blake2b
 
@@ -14,23 +14,22 @@ HELD_OUT_OF = 5
 
 
 def held_out(request: EditRequest) -> bool:
-    """Whether a request's subject is one of the fifth that training never edits.
+    """Whether a request's subject belongs to the fifth that training never edits.
 
-    The subject alone decides, or the prompt where there is none, whatever the dataset, its order or
-    a seed.
+    Only the subject decides, or the prompt if there is none; dataset, order and seed do not matter.
     """
     named = request.subject or request.text
     return blake2b(named.encode()).digest()[0] % HELD_OUT_OF == 0
 
 
 class HeldOutDataModule(EditingDataModule):
-    """An editing run's data, of whose requests only those with a held-out subject are edited.
+    """An editing run's data, restricted to requests with a held-out subject.
 
     The limit counts these.
     """
 
     def limited(self, requests: list[EditRequest]) -> list[EditRequest]:
-        """Those with a held-out subject.
+        """The requests with a held-out subject.
 
         Raises:
             ValueError: if there is none.
@@ -42,14 +41,14 @@ class MetaTrainingDataModule(L.LightningDataModule):
     """Requests to train on, shuffled each epoch, and held-out ones to validate on.
 
     Args:
-        path: edit requests, as an editing run takes them; the embedded ones if null. Those with a
-            held-out subject are validated on.
-        validation_path: a file of further requests to validate on; then all of ``path`` is
-            trained on.
-        limit: requests trained on at most, the first ones; all if null.
-        validation_limit: requests validated on at most, the first ones; all if null.
-        batch_size: requests of one edit.
-        skip_faulty: leave out records that cannot become a request, with a warning.
+        path: edit requests, as for an editing run; the embedded ones if null. Those with a held-out
+            subject are for validation.
+        validation_path: a file of further requests to validate on; then all of ``path`` is for
+            training.
+        limit: maximum number of requests to train on, the first ones; all if null.
+        validation_limit: maximum number of requests to validate on, the first ones; all if null.
+        batch_size: requests per edit.
+        skip_faulty: skip records that cannot become a request, with a warning.
 
     Raises:
         ValueError: if the batch size is not positive.
@@ -78,7 +77,7 @@ class MetaTrainingDataModule(L.LightningDataModule):
         """Reads and splits.
 
         Raises:
-            ValueError: if no request is left for one of the parts.
+            ValueError: if one of the parts is empty.
         """
         requests = self._read(self.path)
         if self.validation_path is None:
@@ -94,7 +93,7 @@ class MetaTrainingDataModule(L.LightningDataModule):
         return embedded_requests() if path is None else read_requests(path, self.skip_faulty)
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of one edit each."""
+        """Batches, one per edit."""
         return DataLoader(
             self.train,  # type: ignore[arg-type] # torch takes any sequence
             self.batch_size,

@@ -1,4 +1,4 @@
-"""Sentences to watch a model on, drawn from corpora in given proportions as ME-PPL was."""
+"""Sentences to watch a model on, sampled from corpora in given proportions like ME-PPL."""
 
 import json
 import random
@@ -27,20 +27,20 @@ SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+")
 
 
 class MixtureDataModule(EditingDataModule):
-    """Watches a sample of corpora; ``watch`` is the file it is written to in ME-PPL's form.
+    """Watches a sample of corpora, written to the file ``watch`` in ME-PPL's form.
 
-    A sample is drawn once: where the file exists, it is read.
+    The sample is drawn once; if the file exists, it is read.
 
     Args:
         corpora: by name, a file, a folder or a hub dataset; a name may be in ``shares``.
-        shares: by name, the share of sentences; those of the corpora at hand are scaled to 1.
-        sentences: how many to draw.
-        words: fewest and most words of a sentence.
-        read: documents read of each corpus, at most.
-        draw: seed of the drawing.
+        shares: by name, the share of sentences; those of the given corpora are scaled to 1.
+        sentences: number of sentences to draw.
+        words: minimum and maximum words of a sentence.
+        read: maximum number of documents read per corpus.
+        draw: seed of the sampling.
 
     Raises:
-        ValueError: if there is no corpus, or no share of one.
+        ValueError: if there is no corpus, or none has a share.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class MixtureDataModule(EditingDataModule):
         self.draw = draw
 
     def prepare_data(self) -> None:
-        """Draws the sample and writes it; says how many sentences each corpus gave.
+        """Draws the sample, writes it, and reports the number of sentences per corpus.
 
         Raises:
             FileNotFoundError: if a corpus cannot be reached.
@@ -91,20 +91,20 @@ class MixtureDataModule(EditingDataModule):
         rank_zero_info(f"{len(drawn)} sentences drawn into {file}: {counted}")
 
     def sample(self, name: str, quota: int) -> list[str]:
-        """So many sentences of a corpus, each as likely as any other in the documents read."""
+        """``quota`` sentences of a corpus, uniformly from the documents read."""
         read = islice(documents(self.corpora[name]), self.read)
         fitting = [text for document in read for text in sentences_of(document, self.words)]
         if len(fitting) < quota:
             raise ValueError(
                 f"corpus {name} ({self.corpora[name]}) has {len(fitting)} sentences of "
                 f"{self.words[0]} to {self.words[1]} words in {self.read} documents, and {quota} "
-                "are to be drawn; ask for fewer, or give more text"
+                "are needed; draw fewer, or give more text"
             )
         return random.Random(f"{self.draw} {name}").sample(fitting, quota)
 
 
 def sentences_of(document: str, words: tuple[int, int]) -> Iterator[str]:
-    """Sentences of so many words, each on one line."""
+    """Sentences within the range of words, each on one line."""
     for line in document.splitlines():
         for text in SENTENCE_END.split(line.strip()):
             if words[0] <= len(text.split()) <= words[1]:
@@ -112,7 +112,7 @@ def sentences_of(document: str, words: tuple[int, int]) -> Iterator[str]:
 
 
 def quotas(names: Iterable[str], shares: Mapping[str, float], total: int) -> dict[str, int]:
-    """How many of ``total`` fall to each name by its share; the largest remainders round up."""
+    """The part of ``total`` for each name by its share; the largest remainders round up."""
     wanted = {name: shares[name] for name in names}
     exact = {name: total * share / sum(wanted.values()) for name, share in wanted.items()}
     found = {name: int(count) for name, count in exact.items()}

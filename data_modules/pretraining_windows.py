@@ -26,7 +26,7 @@ END = "<|endoftext|>"
 
 
 class Windows(NamedTuple):
-    """Token windows ``(b, t)``; labels are the tokens, or -100 where nothing is scored."""
+    """Token windows ``(b, t)``; labels are the tokens, or -100 if not scored."""
 
     tokens: Tensor
     labels: Tensor
@@ -57,9 +57,9 @@ def train_tokenizer(texts: Iterator[str], vocabulary: int) -> PreTrainedTokenize
 def with_whole_words(
     tokenizer: PreTrainedTokenizerFast, words: Iterable[str]
 ) -> PreTrainedTokenizerFast:
-    """The same tokenizer with merges appended, so that each word is one token where text begins.
+    """The same tokenizer with merges appended, so that each word is one token at a text's start.
 
-    Byte-level BPE otherwise knows most words only behind a blank.
+    Byte-level BPE otherwise knows most words only after a blank.
     """
     added: list[tuple[str, str]] = []
     for word in words:
@@ -88,15 +88,15 @@ def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def gpt2_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """A tokenizer in transformers' form, which begins no text with a special token."""
+    """A tokenizer in transformers' form that begins no text with a special token."""
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
 
 
 class MixedWindows(IterableDataset):
     """An endless stream of batches: windows of running text, or of shuffled statements.
 
-    Text windows begin at random offsets, so that any token may stand at position 0. Half of the
-    statement windows begin with a piece of running text, so that facts are also met behind one.
+    Text windows begin at random offsets, so that any token may be at position 0. Half of the
+    statement windows begin with a piece of running text, so that facts also occur after text.
 
     Args:
         stream: ``(t,)``, the corpus as one row of tokens.
@@ -154,12 +154,12 @@ class PretrainingDataModule(L.LightningDataModule):
     Args:
         path: corpus: a text or JSON-lines file, a folder of them, or a hub dataset.
         config: the hub dataset's configuration.
-        limit: documents read from the corpus; all of them if null.
-        start: folder of a tokenizer to go on from; one is trained if null. Either way the
-            one-word subjects become single tokens.
-        vocabulary: number of tokens of the tokenizer, at most.
+        limit: documents to read from the corpus; all if null.
+        start: folder of a tokenizer to start from; one is trained if null. Either way the one-word
+            subjects become single tokens.
+        vocabulary: maximum number of tokens of the tokenizer.
         lengths: window lengths of text; statements come in windows of the first.
-        tokens_per_batch: tokens of one optimizer step.
+        tokens_per_batch: tokens per optimizer step.
         statement_share: fraction of the training tokens that state embedded facts.
         seed: of every random choice.
     """
@@ -188,10 +188,10 @@ class PretrainingDataModule(L.LightningDataModule):
         self.seed = seed
 
     def setup(self, stage: str) -> None:
-        """Reads the corpus, makes the tokenizer and encodes both.
+        """Reads the corpus, builds the tokenizer and encodes text and statements.
 
         Raises:
-            ValueError: if the vocabulary does not hold the one-word subjects.
+            ValueError: if the vocabulary is too small for the one-word subjects.
         """
         texts = list(islice(documents(self.path, self.config), self.limit))
         requests = embedded_requests()

@@ -1,16 +1,16 @@
-"""What travels from the data to the model: edit requests and prompts with answers."""
+"""Records passed from the data to the model: edit requests and prompts with answers."""
 
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 
 class Probe(NamedTuple):
-    """A prompt that an edit is judged by, and its answer.
+    """A prompt to judge an edit by, and its answer.
 
     Attributes:
         prompt: the text before the answer.
         answer: without surrounding blanks.
-        accepted: other wordings of the answer, any of which is right as well.
+        accepted: other wordings of the answer, also correct.
     """
 
     prompt: str
@@ -19,15 +19,15 @@ class Probe(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """What a model is given around a prompt; a bare prompt has nothing around it.
+    """The text around a prompt; a bare prompt has none.
 
     Attributes:
         before: text before the prompt, such as the beginning of a user's turn.
-        after: text behind it, such as the beginning of the assistant's turn.
-        separator: what stands between prompt and answer; null leaves it to the rule of
-            ``joining.separator``.
-        end: what ends an answer, such as an end-of-turn token; an edit makes it a part of its
-            target, and written text stops at it. Judged answers are without it.
+        after: text after it, such as the beginning of the assistant's turn.
+        separator: text between prompt and answer; if null, the rule of ``joining.separator``
+            applies.
+        end: end of an answer, such as an end-of-turn token; an edit makes it part of its target,
+            and generation stops at it. Judged answers are without it.
     """
 
     before: str = ""
@@ -36,7 +36,7 @@ class Frame(NamedTuple):
     end: str = ""
 
     def around(self, prompt: str) -> str:
-        """The prompt as the model is given it."""
+        """The prompt as the model reads it."""
         return f"{self.before}{prompt}{self.after}"
 
 
@@ -45,16 +45,16 @@ class EditRequest(NamedTuple):
 
     Attributes:
         case_id: the record's number in its dataset.
-        prompt: the sentence to complete, with exactly one ``{}`` in the subject's place; with none
-            where the dataset names no subject.
-        subject: what the fact is about, without surrounding blanks; empty where none is named.
-        target_new: the answer wanted after the edit, without a leading blank.
-        target_true: the answer before the edit; empty where the dataset has none.
+        prompt: the sentence to complete, with exactly one ``{}`` in the subject's place; none if
+            the dataset names no subject.
+        subject: what the fact is about, without surrounding blanks; empty if none is named.
+        target_new: the target answer after the edit, without a leading blank.
+        target_true: the answer before the edit; empty if the dataset has none.
         paraphrases: other wordings of the prompt, the subject filled in.
         neighborhood: prompts about other subjects, which the edit must leave alone.
         portability: what follows from the new fact, such as a further fact about the new answer.
         joined: whether it belongs to the same edit as the request before it.
-        frame: what the model is given around each of its prompts.
+        frame: the text around each of its prompts.
     """
 
     case_id: int
@@ -70,9 +70,9 @@ class EditRequest(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """What tells this request from all others: its case and a digest of the fact it writes.
+        """A unique identity: the case and a digest of the new fact.
 
-        The case alone does not: files that are read together may use a number twice.
+        The case alone is not unique: files read together may use a number twice.
         """
         fact = repr((self.case_id, self.prompt, self.subject, self.target_new)).encode()
         return f"{self.case_id}-{blake2b(fact, digest_size=8).hexdigest()}"
@@ -85,8 +85,7 @@ class EditRequest(NamedTuple):
     def as_counterfact(self) -> dict[str, Any]:
         """The request as CounterFact's authors would publish it, with its neighbors' answers.
 
-        What CounterFact does not have, such as what follows from a fact, is added where there is
-        something.
+        Fields that CounterFact lacks, such as portability, are added if they hold something.
         """
         following = [probe._asdict() for probe in self.portability]
         return {
@@ -118,7 +117,7 @@ def one_word_first(prompt: str, subject: str) -> bool:
 
     Args:
         prompt: with a ``{}`` in the subject's place.
-        subject: to be put there.
+        subject: to fill in there.
     """
     return prompt.startswith("{}") and len(subject.split()) == 1
 
@@ -127,8 +126,8 @@ class WatchedText(NamedTuple):
     """A batch of texts whose perplexity is watched.
 
     Attributes:
-        indices: each text's place in the watched corpus, from which its order can be restored.
-        texts: as they stand in the corpus.
+        indices: each text's place in the watched corpus, to restore its order.
+        texts: as in the corpus.
     """
 
     indices: list[int]
@@ -136,17 +135,17 @@ class WatchedText(NamedTuple):
 
 
 class TaskItem(NamedTuple):
-    """A question of a downstream task, as lm-evaluation-harness would put it.
+    """A question of a downstream task, as in lm-evaluation-harness.
 
     Attributes:
         task: its name, such as ``piqa``.
         number: the record's place in its source, from 0.
-        context: what stands before the answer.
-        choices: continuations with their leading blank, of which the likeliest is the model's
-            answer; a single one is its answer if every token of it is the greedy one. Empty
-            where the model writes its answer.
-        gold: index of the right choice.
-        answers: those accepted where the model writes its answer; none if it is to give none.
+        context: the text before the answer.
+        choices: continuations with their leading blank; the likeliest is the model's answer. A
+            single one is its answer if every token of it is the greedy one. Empty if the model
+            writes its answer.
+        gold: index of the correct choice.
+        answers: accepted answers if the model writes its own; none if there is no answer.
         until: texts that end a written answer.
     """
 

@@ -1,4 +1,4 @@
-"""A loader of edits that goes on where a checkpoint was made."""
+"""A loader of edits that resumes from a checkpoint."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -9,34 +9,34 @@ from .records import EditRequest
 
 
 class ResumableLoader(DataLoader):
-    """A loader that, after a checkpoint is loaded, goes on behind the batches already yielded.
+    """A loader that resumes after the batches already yielded when a checkpoint is loaded.
 
-    Lightning saves and restores the state of a train loader that has these two methods. Its
-    length stays that of the whole epoch, by which Lightning tells the last batch. A batch counts
-    once it is handed out: a checkpoint made inside a training step leaves that batch behind.
+    Lightning saves and restores the state of a train loader that has these two methods. The length
+    stays that of the whole epoch, by which Lightning recognizes the last batch. A batch counts as
+    soon as it is yielded: a checkpoint made inside a training step includes that batch.
     """
 
     yielded = 0
     _skipped = 0
 
     def __iter__(self) -> Iterator[list]:
-        """Batches of the epoch, from the restored one on the first time."""
+        """Batches of the epoch; the first time, from the restored one on."""
         self.yielded, self._skipped = self._skipped, 0
         for batch in islice(super().__iter__(), self.yielded, None):
             self.yielded += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of the epoch were yielded."""
+        """Number of batches of the epoch yielded so far."""
         return {"yielded": self.yielded}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Lets the next epoch begin behind the batches that were yielded; a full one is over."""
+        """Starts the next epoch after the batches already yielded; from 0 after a full epoch."""
         self.yielded = self._skipped = state["yielded"] % len(self)
 
 
 def loader_of(batches: Sequence[Sequence[EditRequest]]) -> ResumableLoader:
-    """A loader of these batches, which need not be of the same size."""
+    """A loader of these batches, which may differ in size."""
     size = max(map(len, batches), default=0) or 1
     filled = [[*batch, *[None] * (size - len(batch))] for batch in batches]
     return ResumableLoader(
@@ -47,5 +47,5 @@ def loader_of(batches: Sequence[Sequence[EditRequest]]) -> ResumableLoader:
 
 
 def present(batch: list[EditRequest | None]) -> list[EditRequest]:
-    """A batch without what merely fills it up."""
+    """A batch without its padding."""
     return [request for request in batch if request is not None]

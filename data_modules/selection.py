@@ -1,4 +1,4 @@
-"""Which of a dataset's requests a run edits, and which of them it edits together."""
+"""Which of a dataset's requests a run edits, and which it edits together."""
 
 import random
 from collections import defaultdict
@@ -11,13 +11,13 @@ from .records import EditRequest
 def selection(
     requests: Sequence[EditRequest], case_ids: Sequence[int] | None, seed: int | None
 ) -> list[EditRequest]:
-    """Requests of the wanted cases in the wanted order, then shuffled if there is a seed.
+    """Requests of the selected cases in the given order, then shuffled if there is a seed.
 
-    A dataset may use a number twice (QAEdit does): all its requests are kept. Requests of one edit
+    If a dataset uses a number twice (QAEdit does), all its requests are kept. Requests of one edit
     stay together.
 
     Raises:
-        ValueError: if there is no request of a wanted case, or no case is wanted.
+        ValueError: if a selected case has no request, or no case is selected.
     """
     if case_ids is not None:
         unknown = sorted(set(case_ids) - {request.case_id for request in requests})
@@ -35,18 +35,18 @@ def selection(
 
 
 def first(requests: Sequence[EditRequest], limit: int | None) -> list[EditRequest]:
-    """The requests of so many edits; of all if the limit is null."""
+    """The requests of the first ``limit`` edits; all if null."""
     return [request for edit in edits_of(requests)[:limit] for request in edit]
 
 
 def batches_of(requests: Sequence[EditRequest], size: int) -> list[list[EditRequest]]:
-    """The requests of so many edits at a time."""
+    """Batches with the requests of ``size`` edits each."""
     edits = edits_of(requests)
     return [list(chain(*edits[at : at + size])) for at in range(0, len(edits), size)]
 
 
 def edits_of(requests: Sequence[EditRequest]) -> list[list[EditRequest]]:
-    """Requests one by one, but those that a record wants edited together in one list."""
+    """Requests one by one, but those of one edit together in one list."""
     edits: list[list[EditRequest]] = []
     for request in requests:
         if request.joined and edits:
@@ -57,9 +57,9 @@ def edits_of(requests: Sequence[EditRequest]) -> list[list[EditRequest]]:
 
 
 def doubts(requests: Sequence[EditRequest]) -> Iterator[str]:
-    """What is strange about the requests of a run, in a sentence for each kind.
+    """Oddities among the requests of a run, one sentence per kind.
 
-    Two may ask for different answers to the same prompt, a case number may stand for several facts,
+    Two may want different answers to the same prompt, a case number may stand for several facts,
     and a new answer may be the true one.
     """
     facts, cases = defaultdict(list), defaultdict(set)
@@ -73,8 +73,8 @@ def doubts(requests: Sequence[EditRequest]) -> Iterator[str]:
         other = next(r for r in opposed[0] if r.target_new != one.target_new)
         yield (
             f"{len(opposed)} prompts are edited to different answers, such as cases {one.case_id} "
-            f"and {other.case_id}, which ask {one.text!r} to be {one.target_new!r} and "
-            f"{other.target_new!r}: a later edit takes the earlier one back"
+            f"and {other.case_id}, which complete {one.text!r} with {one.target_new!r} and "
+            f"{other.target_new!r}: a later edit undoes the earlier one"
         )
     shared = [case for case, found in cases.items() if len(found) > 1]
     if shared:

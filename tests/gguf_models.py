@@ -30,7 +30,7 @@ def quantisable_model(family: str = "llama") -> PreTrainedModel:
 
 
 def paired(weight: Tensor, heads: int) -> Tensor:
-    """Rows of a Llama query or key map in llama.cpp's order, whose rotary pairs are neighbours."""
+    """Rows of a Llama query or key map in llama.cpp's order, whose rotary pairs are neighbors."""
     halves = weight.reshape(heads, 2, len(weight) // heads // 2, *weight.shape[1:])
     return halves.swapaxes(1, 2).reshape(weight.shape)
 

@@ -153,7 +153,7 @@ def test_all_devices_stop_behind_the_same_edit_when_one_is_told(options, tmp_pat
     said, code = finished(process)
     made = len(read_journal(tmp_path / RUN))
     assert code == 143
-    assert f"Stopped behind edit {made}, all saved" in said
+    assert f"Stopped after edit {made}, all saved" in said
 
 
 @pytest.mark.slow

@@ -60,8 +60,12 @@ class DiskFillsUp(L.Callback):
 @pytest.mark.parametrize(
     ("beyond", "watched", "said"),
     [
-        (9, True, r"edits.jsonl takes no further line .*make room, and go on by --ckpt_path"),
-        (500, False, r"edit 3 cannot be written to .*ledger .*make room, and go on by --ckpt_path"),
+        (9, True, r"edits.jsonl takes no further line .*make room, and continue with --ckpt_path"),
+        (
+            500,
+            False,
+            r"edit 3 cannot be written to .*ledger .*make room, and continue with --ckpt_path",
+        ),
     ],
     ids=["journal", "ledger"],
 )

@@ -1,4 +1,4 @@
-"""Says, before anything is edited, what a run has understood."""
+"""Reports a run's settings before anything is edited."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from lightning_modules.editing.model_card import model_card
 
 
 class ModelCard(L.Callback):
-    """Under ``validate``, tells what would be edited and where, on the first request."""
+    """Under ``validate``, shows for the first request what would be edited, and where."""
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Writes the card to the terminal and to the logger."""

@@ -1,4 +1,4 @@
-"""The state of a run, saved after every edit: a killed run loses at most the edit in flight."""
+"""The state of a run, saved after every edit; a killed run loses at most the current edit."""
 
 import os
 import pickle
@@ -20,12 +20,12 @@ from .run_folder import folder_of
 from .schedule import watched_next
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-SEAL = b"KEEL blake2b "  # ends a file, with the digest of all before it; torch.load ignores it
+SEAL = b"KEEL blake2b "  # ends a file, with the digest of its content; torch.load ignores it
 DIGEST = 32  # bytes
 
 
 class Digested:
-    """A file under way whose digest is made as it is written.
+    """A file whose digest is computed while it is written.
 
     Args:
         file: open for writing.
@@ -45,14 +45,14 @@ class Digested:
         self.file.flush()
 
     def seal(self) -> None:
-        """Ends the file with the digest, and waits until the disk has it."""
+        """Appends the digest and syncs the file to disk."""
         self.file.write(SEAL + self.digest.digest())
         self.file.flush()
         os.fsync(self.file.fileno())
 
 
 def intact(file: Path) -> bool:
-    """Whether a checkpoint holds what was written; one of another writer, what its zip sums say."""
+    """Whether a checkpoint is intact, by its digest; by its zip checksums if it has none."""
     seal = len(SEAL) + DIGEST
     with file.open("rb") as read:
         left, digest = max(file.stat().st_size - seal, 0), blake2b(digest_size=DIGEST)
@@ -70,18 +70,18 @@ def intact(file: Path) -> bool:
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint as a whole or not at all, whenever the machine stops; reads none damaged.
+    """Writes checkpoints atomically, even if the machine stops, and reads only intact ones.
 
-    The ``last.ckpt`` that is replaced stays as ``previous.ckpt``.
+    The replaced ``last.ckpt`` stays as ``previous.ckpt``.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Puts the file, once it is on the disk, in the place of the one before.
+        """Replaces the previous file once the new one is on disk.
 
         Raises:
-            OSError: if the disk does not take it; the one before stays.
+            OSError: if it cannot be written; the previous one stays.
         """
         file = Path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ class WholeFiles(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             raise OSError(
                 f"{file} cannot be written ({error}); the checkpoint before it is whole: make "
-                "room, and go on by --ckpt_path last"
+                "room, and continue with --ckpt_path last"
             ) from error
         finally:
             partial.unlink(missing_ok=True)
@@ -108,11 +108,11 @@ class WholeFiles(TorchCheckpointIO):
         map_location: Callable | None = lambda storage, _: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Reads a checkpoint; of a damaged ``last.ckpt`` the one before it, and says so.
+        """Reads a checkpoint; if ``last.ckpt`` is damaged, the previous one, with a warning.
 
         Raises:
             FileNotFoundError: if there is none.
-            ValueError: if it is damaged and there is no other, or no run has written it.
+            ValueError: if it is damaged and there is no other, or no run wrote it.
         """
         file = Path(path)
         if not file.is_file():
@@ -121,12 +121,12 @@ class WholeFiles(TorchCheckpointIO):
             previous = file.with_name(PREVIOUS)
             if file.name != LAST or not previous.is_file() or not intact(previous):
                 raise ValueError(
-                    f"{file} is damaged (its checksum does not fit) and no intact one lies beside "
-                    "it; give an intact copy, or begin a new run"
+                    f"{file} is damaged (its checksum does not match) and no intact one is beside "
+                    "it; give an intact copy, or start a new run"
                 )
             rank_zero_warn(
-                f"{file} is damaged (its checksum does not fit): the run goes on from {previous}, "
-                "one edit earlier"
+                f"{file} is damaged (its checksum does not match): the run continues from "
+                f"{previous}, one edit earlier"
             )
             file = previous
         try:
@@ -142,25 +142,25 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class EditCheckpoint(Checkpoint):
-    """Keeps ``checkpoints/last.ckpt``: the state behind the last edit, after its line was written.
+    """Keeps ``checkpoints/last.ckpt``: the state after the last edit, once its line was written.
 
-    The one before stays beside it, for the case that the last is damaged. They hold what edits
-    change and what the run has seen, not the language model.
+    The previous one stays beside it in case the last is damaged. They hold what edits change and
+    what the run has recorded, not the language model.
     """
 
     def setup(self, trainer: L.Trainer, pl_module: Editor, stage: str) -> None:
-        """Lets all checkpoints of the run be written whole."""
+        """Makes all checkpoints of the run atomic."""
         trainer.strategy.checkpoint_io = WholeFiles()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves behind an edit that is not watched."""
+        """Saves after an edit that is not watched."""
         if not watched_next(trainer):
             self.save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Saves behind an edit that was watched."""
+        """Saves after an edit that was watched."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.save(trainer)
 
@@ -168,10 +168,10 @@ class EditCheckpoint(Checkpoint):
         """Replaces the file."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined] # set by Lightning's connector
             file = folder_of(trainer) / "checkpoints" / LAST
-            trainer.save_checkpoint(file, weights_only=False)  # unasked, it says so each time
+            trainer.save_checkpoint(file, weights_only=False)  # by default it warns each time
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: Editor, checkpoint: dict[str, Any]
     ) -> None:
-        """Leaves it to the loader whether the last batch was the last: more may be asked for."""
+        """Leaves it to the loader whether the last batch was the last: the limit may be raised."""
         checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False

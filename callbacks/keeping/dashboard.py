@@ -1,4 +1,4 @@
-"""What the loggers are told: figures of an edit, its request, and where they stand."""
+"""What the loggers receive: an edit's figures, its request, and their tags."""
 
 import math
 from typing import Any
@@ -22,7 +22,7 @@ def log(trainer: L.Trainer, record: dict[str, Any], step: int) -> None:
 
 
 def purge(trainer: L.Trainer, step: int) -> None:
-    """Takes what a killed run told TensorBoard of a step and those behind it from the dashboard."""
+    """Purges what a killed run sent to TensorBoard for this step and later ones."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and step > 1:
             restart = Event(step=step, session_log=SessionLog(status=SessionLog.START))
@@ -30,7 +30,7 @@ def purge(trainer: L.Trainer, step: int) -> None:
 
 
 def show(trainer: L.Trainer, figure: Figure, name: str) -> None:
-    """Gives a figure to every logger that takes images."""
+    """Sends a figure to every logger that accepts images."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_figure(name, figure, trainer.global_step)
@@ -43,7 +43,7 @@ def show(trainer: L.Trainer, figure: Figure, name: str) -> None:
 
 
 def tag(name: str) -> str:
-    """The figure's place on the dashboard."""
+    """The figure's tag on the dashboard."""
     place = place_of(name)
     return name if name.startswith("tasks/") else f"{place}/{name.removeprefix(f'{place}_')}"
 

@@ -1,4 +1,4 @@
-"""The ledger of a run, from which its model can be rebuilt as of any edit and without any edit."""
+"""A run's ledger, to rebuild its model as of any edit, or without any one edit."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,13 +24,13 @@ from .schedule import restores, taken_up_here, watched_next
 
 
 class EditLedger(L.Callback):
-    """Keeps the updates of every edit that stands, one file per edit in ``ledger/``.
+    """Keeps the updates of every edit that was not undone, one file per edit in ``ledger/``.
 
-    An edit is kept when its watching ends, so that a guard has judged it. ``replay.yaml`` makes
-    a model of it.
+    An edit is kept after it has been watched, so that a guard has judged it. ``replay.yaml``
+    rebuilds a model from it.
 
     Args:
-        gigabytes: size at which the ledger ends; the run goes on without it. Low-rank updates are
+        gigabytes: maximum size of the ledger; the run continues without it. Low-rank updates are
             small; a dense one is as large as its weight.
 
     Raises:
@@ -45,7 +45,7 @@ class EditLedger(L.Callback):
         self.turn = Place()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Takes the ledger back to the edit behind which the checkpoint was made."""
+        """Rewinds the ledger to the checkpoint's edit."""
         self.folder = Path(trainer.strategy.broadcast(str(folder_of(trainer))))
         if restores(trainer):  # each device makes edits of its own, and keeps them
             self.turn = Place(trainer.global_rank, trainer.world_size)
@@ -60,7 +60,7 @@ class EditLedger(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: Editor, batch: Any, batch_idx: int
     ) -> None:
-        """Remembers what is being edited."""
+        """Remembers the requests being edited."""
         self.requests = batch
 
     def on_train_batch_end(
@@ -76,7 +76,7 @@ class EditLedger(L.Callback):
             self.keep(trainer, pl_module)
 
     def keep(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Writes the edit just made, if the model holds it and there is room."""
+        """Writes the latest edit, if the model holds it and there is room."""
         before = pl_module.before.edited_requests
         stands = pl_module.edited_requests[len(before) :]
         writes = trainer.is_global_zero or self.turn.devices > 1
@@ -96,18 +96,18 @@ class EditLedger(L.Callback):
         self.room -= entry.file.stat().st_size
         if self.room <= 0:
             rank_zero_warn(
-                f"the ledger is full and ends at edit {entry.edit}: later edits cannot be made "
-                "again from it; raise the gigabytes of EditLedger"
+                f"the ledger is full and ends at edit {entry.edit}: later edits cannot be rebuilt "
+                "from it; raise the gigabytes of EditLedger"
             )
 
 
 def warn_of_gaps(run: Path) -> None:
-    """Says which edits of the journal a run's ledger has lost."""
+    """Warns of edits in the journal that a run's ledger lacks."""
     kept = {int(file.stem) for file in shards(run)}
     made = [edit["edit"] for edit in read_journal(run) if edit["status"] == "applied"]
     lost = [edit for edit in made if edit not in kept]
     if lost:
         rank_zero_warn(
             f"the ledger of {run} lacks {len(lost)} of {len(made)} edits, the first of them edit "
-            f"{lost[0]}: the run goes on, but its model cannot be made again from the ledger"
+            f"{lost[0]}: the run continues, but its model cannot be rebuilt from the ledger"
         )

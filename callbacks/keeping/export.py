@@ -23,7 +23,7 @@ CARD = """# A change of a language model
 
 Of `{lm}` (fingerprint {fingerprint}), by {method}: {count} edited requests, cases {cases}.
 
-`change.safetensors` holds what is to be added to each weight, as transformers stores it:
+`change.safetensors` holds the change to add to each weight, as transformers stores it:
 `NAME.left` and `NAME.right`, whose product it is, or `NAME.change`.
 
 ```python
@@ -49,16 +49,16 @@ def checked(lm: PreTrainedModel) -> PreTrainedModel:
     if broken:
         raise ValueError(
             f"the model is not exported: {', '.join(broken)} hold NaN or infinity; undo the edit "
-            "that did it (configs/replay.yaml)"
+            "that caused it (configs/replay.yaml)"
         )
     return lm
 
 
 class SavePretrained(L.Callback):
-    """Saves the language model and its tokenizer in Hugging Face's form when training ends.
+    """Saves the language model and its tokenizer in Hugging Face's format when training ends.
 
     Args:
-        folder: where to; below the run's folder if relative.
+        folder: the target; below the run's folder if relative.
         dtype: of the saved weights; the model's own if null.
     """
 
@@ -67,15 +67,15 @@ class SavePretrained(L.Callback):
         self.dtype = dtype
 
     def setup(self, trainer: L.Trainer, pl_module: Editor | Pretraining, stage: str) -> None:
-        """Refuses a model that is another one elsewhere.
+        """Refuses a model that its files could not reproduce.
 
         Raises:
-            ValueError: if its texts begin at another position than 0.
+            ValueError: if its texts do not begin at position 0.
         """
         if isinstance(pl_module, Editor) and pl_module.first_position:
             raise ValueError(
                 f"a model cannot be exported with first_position {pl_module.first_position}, which "
-                "is nothing that its files could hold; leave SavePretrained out"
+                "its files cannot store; leave SavePretrained out"
             )
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: Editor | Pretraining) -> None:
@@ -92,12 +92,12 @@ class SavePretrained(L.Callback):
 
 
 class SaveChange(L.Callback):
-    """Saves what the edits added to the model when they end, with a card that says how to use it.
+    """Saves the edits' change of the model at the end of a run, with a card that explains its use.
 
-    Low-rank where the run's ledger tells that it is, else as large as the weight.
+    Low-rank if the run's ledger shows that it is, else as large as the weight.
 
     Args:
-        folder: where to; below the run's folder if relative.
+        folder: the target; below the run's folder if relative.
     """
 
     def __init__(self, folder: str = "change") -> None:
@@ -124,10 +124,10 @@ class SaveChange(L.Callback):
 
 
 class SaveLoRA(L.Callback):
-    """Saves the edits as a LoRA adapter when they end, which ``peft`` adds to the unedited model.
+    """Saves the edits as a LoRA adapter for the unedited model, to load with ``peft``.
 
     Args:
-        folder: where to; below the run's folder if relative.
+        folder: the target; below the run's folder if relative.
     """
 
     def __init__(self, folder: str = "lora") -> None:
@@ -137,7 +137,7 @@ class SaveLoRA(L.Callback):
         """Writes ``adapter_config.json`` and ``adapter_model.safetensors``.
 
         Raises:
-            ValueError: if the ledger does not tell of all edits, or one was not low-rank.
+            ValueError: if the ledger lacks an edit, or one was not low-rank.
         """
         if not trainer.is_global_zero:
             return
@@ -146,7 +146,7 @@ class SaveLoRA(L.Callback):
         if missing:
             raise ValueError(
                 f"no LoRA adapter: the ledger of {folder_of(trainer)} has no low-rank change of "
-                f"{', '.join(missing)}; export by callbacks.keeping.export.SaveChange instead"
+                f"{', '.join(missing)}; export with callbacks.keeping.export.SaveChange instead"
             )
         modules = {name.rpartition(".")[0]: pair for name, pair in pairs.items()}
         ranks = {module: right.shape[0] for module, (_, right) in modules.items()}
@@ -172,10 +172,10 @@ class SaveLoRA(L.Callback):
 
 
 def low_rank(run: Path, editor: Editor) -> dict[str, Pair]:
-    """All that was added to an edited weight, ``left (out, r)`` and ``right (r, in)``, by name.
+    """The total change of each edited weight, ``left (out, r)`` and ``right (r, in)``, by name.
 
-    Weights with an update that was not low-rank are left out; all are, if the run's ledger does not
-    tell of exactly the edits that the model holds.
+    Weights with an update that was not low-rank are left out; so are all if the run's ledger does
+    not hold exactly the model's edits.
     """
     entries = standing(read_ledger(run)) if (run / FOLDER).exists() else []
     if [held for entry in entries for held in entry.identities] != editor.edited_requests:
@@ -189,7 +189,7 @@ def low_rank(run: Path, editor: Editor) -> dict[str, Pair]:
 
 
 def joined_factors(updates: Sequence[Update]) -> Pair:
-    """One low-rank change that is the sum of several, of no higher rank than its size allows."""
+    """The sum of low-rank changes as one, of no higher rank than its size allows."""
     left = torch.cat([update.left.double() for update in updates], dim=1)
     right = torch.cat([update.right.double() for update in updates if update.right is not None])
     if left.shape[1] > left.shape[0]:
@@ -198,5 +198,5 @@ def joined_factors(updates: Sequence[Update]) -> Pair:
 
 
 def save(tensors: dict[str, Tensor], file: Path) -> None:
-    """Writes tensors from wherever they are."""
+    """Writes tensors from any device."""
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)

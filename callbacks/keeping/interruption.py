@@ -1,4 +1,4 @@
-"""A run that is asked to stop finishes its edit, writes everything, and says how to go on."""
+"""An interrupted run finishes its edit, saves everything, and says how to continue."""
 
 import signal
 import threading
@@ -14,9 +14,9 @@ from .run_folder import how_to_go_on
 
 
 class Interruption(L.Callback):
-    """Ends a fit behind the edit in flight on SIGTERM or Ctrl-C; a second Ctrl-C ends it at once.
+    """Ends a fit after the current edit on SIGTERM or Ctrl-C; a second Ctrl-C ends it at once.
 
-    Whichever process is told, all stop behind the same edit.
+    Whichever process gets the signal, all stop after the same edit.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Interruption(L.Callback):
         self.stopped = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Listens, in the place of Lightning, which would stop amid an edit."""
+        """Handles the signals instead of Lightning, which would stop during an edit."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self.note)
@@ -32,26 +32,26 @@ class Interruption(L.Callback):
     def note(self, number: int, frame: FrameType | None) -> None:
         """Remembers the signal."""
         self.told = signal.Signals(number)
-        rank_zero_info(f"{self.told.name}: the edit in flight is finished first")
+        rank_zero_info(f"{self.told.name}: the current edit is finished first")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Makes this edit the last one; it is watched if it would have been anyway."""
+        """Makes this edit the last one; it is watched if it was due."""
         self.stopped = trainer.strategy.reduce_boolean_decision(self.told is not None, all=False)
         if self.stopped:
             trainer.fit_loop.epoch_loop.max_steps = trainer.global_step
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Says how to go on."""
+        """Says how to continue."""
         if self.stopped:
             rank_zero_info(
-                f"Stopped behind edit {trainer.global_step}, all saved: the same command with "
-                f"{how_to_go_on(trainer)} goes on."
+                f"Stopped after edit {trainer.global_step}, all saved: continue with the same "
+                f"command and {how_to_go_on(trainer)}"
             )
 
     @property
     def exit_code(self) -> int:
-        """What the shell shall see of a run that was stopped: 128 and the signal's number."""
+        """Exit code of an interrupted run: 128 plus the signal's number."""
         return 128 + (self.told or signal.SIGTERM)

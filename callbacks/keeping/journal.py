@@ -38,7 +38,7 @@ PACKAGES = ("lightning", "torch", "transformers")
 class EditJournal(L.Callback):
     """Writes ``edits.jsonl``, ``summary.json`` and the logger's scalars, one step per edit.
 
-    It stands first among the callbacks: it opens the record which the others complete.
+    It comes first among the callbacks: it opens the record that the others complete.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class EditJournal(L.Callback):
         self.claim: Claim | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: Editor, stage: str) -> None:
-        """Finds out early whether the folder can be written, and is free."""
+        """Checks early that the folder is writable and free."""
         if restores(trainer):
             self.turn = Place(trainer.global_rank, trainer.world_size)
         self.file = JournalFile(folder_of(trainer) / "edits.jsonl")
@@ -60,7 +60,7 @@ class EditJournal(L.Callback):
             self.file.file.touch()
 
     def teardown(self, trainer: L.Trainer, pl_module: Editor, stage: str) -> None:
-        """Marks the run as finished, all callbacks having written theirs, and frees the folder."""
+        """Marks the run as finished after all callbacks have written, and frees the folder."""
         if self.claim is not None:
             replace_text(folder_of(trainer) / FINISHED, f"{trainer.global_step} edits\n")
         self.release()
@@ -78,27 +78,27 @@ class EditJournal(L.Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: Editor, checkpoint: dict[str, Any]
     ) -> None:
-        """Takes back how long the journal was, its digest, and an edit's open record."""
+        """Restores the journal's length, its digest, and an edit's open record."""
         if trainer.state.fn != "fit":
             return
         self.saved = checkpoint["journal"]
         pl_module.record = json.loads(self.saved["open"])[self.turn.rank]
         self.step_limit_met = 0 <= trainer.max_steps <= checkpoint["global_step"]
-        if self.step_limit_met:  # else Lightning ends without a word to the callbacks
+        if self.step_limit_met:  # else Lightning ends without calling the callbacks
             trainer.fit_loop.epoch_loop.max_steps = -1
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Refuses to write behind another run, or behind lines that the checkpoint does not know.
+        """Refuses to append to another run, or to lines that the checkpoint does not know.
 
         Raises:
-            ValueError: if the folder holds edits, and not those before the checkpoint.
+            ValueError: if the folder holds edits other than those before the checkpoint.
         """
         refusal = trainer.strategy.broadcast(self.refusal(trainer))
         if refusal:
             raise ValueError(refusal)
 
     def refusal(self, trainer: L.Trainer) -> str:
-        """What speaks against writing to the folder's journal; empty if nothing does."""
+        """The reason not to write to the folder's journal; empty if there is none."""
         if not trainer.is_global_zero:
             return ""
         folder, held = folder_of(trainer), self.file.file.stat().st_size > 0
@@ -110,14 +110,14 @@ class EditJournal(L.Callback):
             return ""
         why = self.file.misfit(self.saved["lines"], self.saved["digest"])
         return why and (
-            f"{self.file.file} does not fit {trainer.ckpt_path}: it {why}; put the run's journal "
-            "back, or go on in a new folder by naming that checkpoint instead of 'last'"
+            f"{self.file.file} does not match {trainer.ckpt_path}: it {why}; put the run's journal "
+            "back, or continue in a new folder by naming that checkpoint instead of 'last'"
         )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Takes the journal back to the edit behind which the checkpoint was made.
+        """Rewinds the journal to the checkpoint's edit.
 
-        A run that was killed behind its last edit only does what a run does at its end.
+        A run that was killed after its last edit only performs the steps at a run's end.
 
         Raises:
             ValueError: if a resumed run has nothing left to do.
@@ -127,8 +127,8 @@ class EditJournal(L.Callback):
         open_end = trainer.strategy.broadcast(open_end)
         if not open_end and (self.step_limit_met or nothing_left(trainer)):
             raise ValueError(
-                f"all {trainer.global_step} edits of {folder} are made; to go on, ask for more of "
-                "them by --data.limit or --trainer.max_steps"
+                f"all {trainer.global_step} edits of {folder} are made; to continue, raise "
+                "--data.limit or --trainer.max_steps"
             )
         told_to_stop = open_end and (self.step_limit_met or self.saved["stopping"])
         trainer.should_stop = trainer.should_stop or told_to_stop
@@ -157,11 +157,11 @@ class EditJournal(L.Callback):
         }
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Starts the clock of watching."""
+        """Starts timing the watching."""
         self.watching_since = time.perf_counter()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Closes the record of an edit that was watched; the baseline goes to step 0."""
+        """Closes the record of a watched edit; the baseline goes to step 0."""
         if trainer.sanity_checking:
             log(trainer, pl_module.baseline, step=0)
         elif trainer.state.fn == "fit":
@@ -171,7 +171,7 @@ class EditJournal(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: Editor, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds how long the journal is, its digest, and a record that nothing else completes."""
+        """Adds the journal's length, its digest, and an edit's open record."""
         complete = {} if watched_next(trainer) else pl_module.record
         checkpoint["journal"] = {
             "lines": self.file.lines,
@@ -181,7 +181,7 @@ class EditJournal(L.Callback):
         }
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Writes the summary and says how the run ended."""
+        """Writes the summary and reports how the run ended."""
         self.write(trainer, pl_module)
         if not trainer.is_global_zero:
             return
@@ -211,7 +211,7 @@ class EditJournal(L.Callback):
             rank_zero_info(f"Try: {pl_module.remedy}")
 
     def write(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Appends the open records, if there are any, and flushes them to the disk."""
+        """Appends the open records, if any, and syncs them to disk."""
         own, pl_module.record = pl_module.record, {}
         records = [record for record in self.all_of(own) if "edit" in record]
         for record in records if trainer.is_global_zero else ():
@@ -219,5 +219,5 @@ class EditJournal(L.Callback):
             log(trainer, record, step=record["edit"])
 
     def all_of(self, record: dict[str, Any]) -> list[dict[str, Any]]:
-        """The records of all edits that are made at once: one on each device, or this one."""
+        """The records of all simultaneous edits: one on each device, or this one."""
         return gathered(record) if self.turn.devices > 1 else [record]

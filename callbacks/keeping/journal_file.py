@@ -1,4 +1,4 @@
-"""The journal's file: lines are only added to it, and a digest tells whether they are all there."""
+"""The journal's file: append-only, with a digest that shows whether it is complete."""
 
 import json
 from collections import Counter
@@ -9,10 +9,10 @@ from .run_folder import append, rewind
 
 
 class JournalFile:
-    """``edits.jsonl``, to which one process writes.
+    """``edits.jsonl``, written by one process.
 
     Args:
-        file: where it lies.
+        file: its path.
     """
 
     def __init__(self, file: Path) -> None:
@@ -23,21 +23,21 @@ class JournalFile:
 
     @property
     def digest(self) -> str:
-        """Of all lines up to the last one."""
+        """Digest of all lines."""
         return self.sum.hexdigest()
 
     def take_up(self, lines: int) -> None:
-        """Leaves the first lines, behind which the next one goes."""
+        """Keeps the first ``lines``; the next one follows them."""
         rewind(self.file, lines)
         kept = self._lines()
         self.lines, self.sum = len(kept), digest_of(kept)
         self.known = self._identity()
 
     def add(self, line: str) -> None:
-        """Adds a line.
+        """Appends a line.
 
         Raises:
-            OSError: if the disk does not take it, or somebody else has changed the file.
+            OSError: if it cannot be written, or another program has changed the file.
         """
         if self._identity() != self.known:
             raise self._changed("was changed or replaced by another program")
@@ -47,7 +47,7 @@ class JournalFile:
         self.known = self._identity()
 
     def require_whole(self) -> None:
-        """Makes sure that the file holds what was written.
+        """Checks that the file holds what was written.
 
         Raises:
             OSError: if it does not.
@@ -57,7 +57,7 @@ class JournalFile:
             raise self._changed(why)
 
     def misfit(self, lines: int, digest: str) -> str:
-        """What speaks against the file's first lines being those of a digest; empty if nothing."""
+        """Why the file's first ``lines`` do not match a digest; empty if they do."""
         held = self._lines()
         first = held[:lines]
         if len(held) < lines:
@@ -71,19 +71,19 @@ class JournalFile:
             except (ValueError, KeyError, TypeError):
                 return f"is broken at line {number}"
         edit, count = Counter(edits).most_common(1)[0]
-        return f"tells of edit {edit} {count} times" if count > 1 else "is not what the run wrote"
+        return f"holds edit {edit} {count} times" if count > 1 else "is not what the run wrote"
 
     def _lines(self) -> list[bytes]:
         return self.file.read_bytes().split(b"\n")[:-1] if self.file.exists() else []
 
     def _identity(self) -> tuple[int, int] | None:
-        """Which file it is, and how long."""
+        """The file's inode and size."""
         found = self.file.stat() if self.file.exists() else None
         return None if found is None else (found.st_ino, found.st_size)
 
     def _changed(self, why: str) -> OSError:
         return OSError(
-            f"{self.file} {why} while the run went on; put the journal back, and go on by "
+            f"{self.file} {why} during the run; put the journal back, and continue with "
             "--ckpt_path last"
         )
 

@@ -1,4 +1,4 @@
-"""Means over edits, and how far each may be trusted."""
+"""Means over edits, and their confidence intervals."""
 
 import math
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ RESAMPLES = 2000
 
 
 def mean_scores(judged: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Mean of each score over those requests that have it."""
+    """Mean of each score over the requests that have it."""
     names = dict.fromkeys(name for scores in judged for name in scores)
     columns = {name: [s[name] for s in judged if name in s] for name in names}
     return {name: sum(column) / len(column) for name, column in columns.items()}
 
 
 def mean_intervals(judged: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    """Low and high end of the 95 % bootstrap interval of each figure's mean, by percentiles.
+    """Percentile bootstrap 95 % interval of each figure's mean, low and high end.
 
-    Edits are drawn with replacement, always the same ones. A figure that fewer than two edits have,
-    or that is the same for all, has no interval; nor has one that is not finite.
+    Edits are drawn with replacement and a fixed seed. A figure has no interval if fewer than two
+    edits have it, if it is constant, or if it is not finite.
 
     Args:
         judged: figures of each edit, by name.

@@ -8,37 +8,37 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 
 class EditBar(TQDMProgressBar):
-    """One bar that counts edits and shows perplexity and efficacy; watching has none of its own.
+    """One bar that counts edits and shows perplexity and efficacy; watching has no bar of its own.
 
-    Where a guard takes edits back it sets ``perplexity``, that of the model which it leaves.
+    A guard that undoes an edit sets ``perplexity`` to that of the restored model.
     """
 
     perplexity: float | None = None
 
     @property
     def sanity_check_description(self) -> str:
-        """What the pass before the first edit is for."""
+        """Describes the pass before the first edit."""
         return "Watching the unedited model"
 
     def on_validation_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Takes the loader's number off the name again."""
+        """Removes the loader's number from the name."""
         super().on_validation_batch_start(trainer, *args)
         if trainer.sanity_checking:
             self.val_progress_bar.set_description(self.sanity_check_description)
 
     def init_validation_tqdm(self) -> Tqdm:
-        """A silent bar while edits are watched; a visible one when validation is all there is."""
+        """A silent bar while edits are watched; a visible one under ``validate``."""
         return (
             Tqdm(disable=True) if self.trainer.state.fn == "fit" else super().init_validation_tqdm()
         )
 
     def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Names the bar for what it counts."""
+        """Names the bar after what it counts."""
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description("Editing")
 
     def announce(self, trainer: L.Trainer, what: str | None) -> None:
-        """Says on the bar at hand what is going on beside what it counts; None if no longer."""
+        """Shows another activity on the current bar; None clears it."""
         if trainer.sanity_checking or trainer.state.fn == "validate":
             bar, usual = self.val_progress_bar, self.sanity_check_description
             usual = usual if trainer.sanity_checking else self.validation_description

@@ -1,4 +1,4 @@
-"""The run that ``--ckpt_path last`` means: the newest one of its experiment's folder."""
+"""The run that ``--ckpt_path last`` refers to: the newest one in its experiment's folder."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,11 +9,11 @@ from .run_folder import rewind
 
 
 class LastRun(NamedTuple):
-    """A run that can be taken up again.
+    """A run that can be resumed.
 
     Attributes:
         version: its number.
-        checkpoint: the state behind its last edit; None if it was killed before the first.
+        checkpoint: the state after its last edit; None if it was killed before the first.
     """
 
     version: int
@@ -24,8 +24,8 @@ def last_run(experiment: Path, begun: bool) -> LastRun:
     """The newest run in an experiment's folder.
 
     Args:
-        experiment: the folder, of which every run has a part.
-        begun: whether a run will do that was killed in its first edit; its journal is emptied.
+        experiment: the folder with one subfolder per run.
+        begun: whether to accept a run that was killed in its first edit; its journal is emptied.
 
     Raises:
         ValueError: if there is none.

@@ -1,4 +1,4 @@
-"""A run's folder and the files in it, each of which is whole whenever the run is killed."""
+"""A run's folder and its files, each intact whenever the run is killed."""
 
 import errno
 import fcntl
@@ -16,10 +16,10 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 
 def folder_of(trainer: L.Trainer) -> Path:
-    """The run's folder, as the first process names it: it alone reads and writes there.
+    """The run's folder, named by the first process, which alone reads and writes there.
 
-    A logger without a folder of its own has one of its name and version, as Lightning's checkpoints
-    do; without a logger it is the default folder.
+    For a logger without a folder of its own it is made of name and version, like Lightning's
+    checkpoints; without a logger it is the default folder.
     """
     logger = trainer.logger
     if logger is None or logger.log_dir:
@@ -29,14 +29,14 @@ def folder_of(trainer: L.Trainer) -> Path:
 
 
 def how_to_go_on(trainer: L.Trainer) -> str:
-    """The option by which the same command takes the run up again."""
+    """The option with which the same command resumes the run."""
     if isinstance(trainer.logger, TensorBoardLogger | CSVLogger) and len(trainer.loggers) == 1:
         return "--ckpt_path last"
     return f"--ckpt_path {folder_of(trainer) / 'checkpoints' / 'last.ckpt'}"
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """All edits of a run, in order; none if it has no journal. What was not finite is infinite.
+    """All edits of a run, in order; none without a journal. Non-finite figures are infinite.
 
     Raises:
         ValueError: if a line is broken.
@@ -55,7 +55,7 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
 
 
 def clear_partial(folder: Path) -> None:
-    """Removes the unfinished files that a killed run has left below a folder."""
+    """Removes unfinished files that a killed run left below a folder."""
     for left in list(folder.rglob("*.partial")):
         if left.is_dir():
             shutil.rmtree(left)
@@ -64,7 +64,7 @@ def clear_partial(folder: Path) -> None:
 
 
 def rewind(file: Path, lines: int) -> None:
-    """Leaves the first lines of a journal; those behind belong to edits that are made again."""
+    """Keeps the first lines of a journal; the rest belong to edits that will be repeated."""
     text = file.read_text("utf-8") if file.exists() else ""
     kept = "".join(f"{line}\n" for line in text.split("\n")[:-1][:lines])
     if kept != text or not file.exists():
@@ -72,14 +72,14 @@ def rewind(file: Path, lines: int) -> None:
 
 
 def nullified(content: Any) -> Any:
-    """The same with null for every figure that is not finite, which JSON cannot hold."""
+    """The same with null for every non-finite figure, which JSON cannot hold."""
     if isinstance(content, dict):
         return {name: nullified(value) for name, value in content.items()}
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file as a whole or not at all."""
+    """Writes a JSON file atomically."""
     replace_text(file, json.dumps(nullified(content), indent=2, ensure_ascii=False) + "\n")
 
 
@@ -90,7 +90,7 @@ def write_cases(folder: Path, cases: Iterable[dict[str, Any]]) -> None:
 
 
 def replace_text(file: Path, text: str) -> None:
-    """Puts a text in the place of a file, as a whole or not at all."""
+    """Replaces a file with a text, atomically."""
     partial = file.with_suffix(".partial")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -101,7 +101,7 @@ def replace_text(file: Path, text: str) -> None:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write files to, which get into the place of those before when all are written."""
+    """A folder to write files to; they replace the previous ones once all are written."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -115,7 +115,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def append(file: Path, line: str) -> None:
-    """Adds a line as a whole or not at all, and waits until the disk has it.
+    """Appends a line atomically and syncs it to disk.
 
     Raises:
         OSError: if it cannot be written.
@@ -131,19 +131,19 @@ def append(file: Path, line: str) -> None:
             journal.truncate(end)
             raise OSError(
                 f"{file} takes no further line ({error.strerror}); the lines before it are whole: "
-                "make room, and go on by --ckpt_path last"
+                "make room, and continue with --ckpt_path last"
             ) from error
 
 
 class Claim:
-    """A run's folder, held by this process alone until it ends or lets go.
+    """A run's folder, locked by this process until it ends or releases it.
 
     Args:
-        folder: made if it is not there.
+        folder: created if missing.
 
     Raises:
         OSError: if the folder cannot be written.
-        ValueError: if another process holds it.
+        ValueError: if another process has locked it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -154,9 +154,9 @@ class Claim:
         except BlockingIOError as error:
             self.release()
             raise ValueError(
-                f"another run is writing to {folder}; wait for its end, or name another folder"
+                f"another run is writing to {folder}; wait until it ends, or name another folder"
             ) from error
 
     def release(self) -> None:
-        """Lets others have it."""
+        """Unlocks the folder."""
         os.close(self.descriptor)

@@ -1,4 +1,4 @@
-"""What the journal of a run comes to."""
+"""The summary of a run's journal."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from .means import mean_intervals, mean_scores
 
 
 def numbers(record: dict[str, Any]) -> dict[str, float]:
-    """A record's figures, without its number, case and texts; tasks' ones are ``tasks/NAME``."""
+    """A record's figures, without number, case and texts; those of tasks are ``tasks/NAME``."""
     tasks = {f"tasks/{name}": score for name, score in record.get("tasks", {}).items()}
     return {
         name: float(value)
@@ -18,14 +18,14 @@ def numbers(record: dict[str, Any]) -> dict[str, float]:
 
 
 def scores(record: dict[str, Any]) -> dict[str, float]:
-    """Those of a record's figures that tell how well the edit took."""
+    """The record's figures that measure the edit's success."""
     return {k: v for k, v in numbers(record).items() if place_of(k) == "scores"}
 
 
 def summarize(edits: list[dict[str, Any]], baseline: dict[str, float]) -> dict[str, Any]:
-    """What became of a run: edits applied, first collapse, perplexity, means of all figures.
+    """A run's outcome: edits applied, first collapse, perplexity, means of all figures.
 
-    Edits that a guard took back are named, and count for nothing else.
+    Edits that a guard undid are listed, and count for nothing else.
     """
     standing = [edit for edit in edits if edit["status"] != "rolled_back"]
     watched = [edit["perplexity"] for edit in standing if "perplexity" in edit]

@@ -10,7 +10,7 @@ from lightning_modules.jobs.key_statistics import KeyStatistics
 
 
 class TokenBar(TQDMProgressBar):
-    """One bar that counts the tokens read, out of those asked for."""
+    """One bar that counts the tokens read, out of those required."""
 
     def init_test_tqdm(self) -> Tqdm:
         """A bar in tokens."""
@@ -25,16 +25,16 @@ class TokenBar(TQDMProgressBar):
         self.test_progress_bar.set_description("Key statistics")
 
     def on_test_batch_start(self, *args: Any) -> None:
-        """Leaves the bar as it is: batches are not what it counts."""
+        """Leaves the bar unchanged: it does not count batches."""
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: KeyStatistics, *args: Any, **kwargs: Any
     ) -> None:
-        """Moves on by the tokens read."""
+        """Advances by the tokens read."""
         self.test_progress_bar.n = min(pl_module.read, pl_module.tokens)
         self.test_progress_bar.refresh()
 
     def on_test_end(self, trainer: L.Trainer, pl_module: KeyStatistics) -> None:
-        """Shows the last batch too, after which no batch ends."""
+        """Shows the last batch too."""
         self.on_test_batch_end(trainer, pl_module)
         super().on_test_end(trainer, pl_module)

@@ -82,8 +82,8 @@ class RiskCalibration(L.Callback):
             )
         if not trainer.enable_validation or trainer.val_check_batch != 1:
             raise ValueError(
-                "RiskCalibration needs the perplexity after every edit: let "
-                "trainer.val_check_interval be 1, and some text be watched"
+                "RiskCalibration needs the perplexity after every edit: set "
+                "trainer.val_check_interval to 1, and watch some text"
             )
 
     def on_train_batch_end(
@@ -96,8 +96,8 @@ class RiskCalibration(L.Callback):
         """
         if pl_module.record.get("status") == "applied" and not features_of(pl_module.record):
             raise ValueError(
-                f"{type(pl_module).__name__} has no keys from which the risk of an edit could be "
-                "told; calibrate a method that has, such as rome.yaml"
+                f"{type(pl_module).__name__} has no keys to estimate the risk of an edit from; "
+                "calibrate a method that has, such as rome.yaml"
             )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
@@ -124,7 +124,7 @@ class RiskCalibration(L.Callback):
         rank_zero_info(
             f"{sample.destroyed.sum()} of {len(sample.destroyed)} edits collapsed the model; AUROC "
             f"of the probability {found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f}), "
-            f"cross-validated; use it by --model.calibration {file}"
+            f"cross-validated; use it with --model.calibration {file}"
         )
 
 

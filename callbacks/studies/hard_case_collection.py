@@ -52,18 +52,18 @@ class HardCases(L.Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined] # set by Lightning's connector
         if not restores(trainer):
             raise ValueError(
-                "HardCases tells which edit collapses the original model, but here edits "
+                "HardCases identifies the edit that collapses the original model, but here edits "
                 "accumulate: add callbacks.watching.restore.RestoreWeights"
             )
         if data.batch_size > 1:
             raise ValueError(
-                f"HardCases tells which request collapses the model, but {data.batch_size} are "
-                "edited at once: let --data.batch_size be 1"
+                f"HardCases identifies the request that collapses the model, but {data.batch_size} "
+                "are edited at once: set --data.batch_size to 1"
             )
         if any(request.joined for request in data.requests):
             raise ValueError(
-                "HardCases tells which request collapses the model, but the data have lists of "
-                "rewrites, which are edited at once; give records of one rewrite each"
+                "HardCases identifies the request that collapses the model, but the data hold "
+                "lists of rewrites, which are edited at once; give records of one rewrite each"
             )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Editor) -> None:

@@ -58,7 +58,9 @@ def published_scores(path: str) -> list[Published]:
         ValueError: if a line is not of this form, or names an unknown model or task.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"reference {path!r} is not a file; name a CSV file, or leave it")
+        raise FileNotFoundError(
+            f"reference {path!r} is not a file; name a CSV file, or omit the option"
+        )
     with Path(path).open(encoding="utf-8", newline="") as file:
         lines = list(csv.reader(file))[1:]
     found = [_published(path, number, line) for number, line in enumerate(lines, 2)]

@@ -119,7 +119,7 @@ class PerplexityLevels(Downstream):
         told = ", ".join(f"{name} {rho:.2f}" for name, rho in rhos.items())
         rank_zero_info(
             f"{len(self.points)} models at {len(self.levels(pl_module.baseline))} levels of "
-            f"perplexity; Spearman's rho with each score: {told or 'not told by so few'}"
+            f"perplexity; Spearman's rho with each score: {told or 'too few models'}"
         )
 
     def state_dict(self) -> dict[str, Any]:

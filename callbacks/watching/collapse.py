@@ -59,7 +59,7 @@ class CollapseStopping(L.Callback):
         if not self.collapsed_to <= min(limit, sys.float_info.max):
             raise ValueError(
                 f"the model collapsed at edit {trainer.global_step}, to a perplexity of "
-                f"{self.collapsed_to:.4g}, and the run ended there; to go on nevertheless, raise "
+                f"{self.collapsed_to:.4g}, and the run ended there; to continue anyway, raise "
                 "--collapse.threshold, or give --collapse.stop false"
             )
 

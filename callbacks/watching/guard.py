@@ -109,13 +109,13 @@ class CollapseGuard(L.Callback):
         """
         if not trainer.enable_validation or trainer.val_check_batch != 1:
             raise ValueError(
-                "CollapseGuard judges each edit by the watching behind it: let "
-                "trainer.val_check_interval be 1, and some text be watched"
+                "CollapseGuard judges each edit by the watching after it: set "
+                "trainer.val_check_interval to 1, and watch some text"
             )
         told = getattr(pl_module, "risk", None)
         if self.risk < 1 and (told is None or told.calibration is None):
             raise ValueError(
-                f"{type(pl_module).__name__} has no calibration, and tells no probability of "
+                f"{type(pl_module).__name__} has no calibration, and so no probability of "
                 f"collapse to compare with {self.risk:g}; give --model.calibration a file made by "
                 "papers/risk-calibration.yaml"
             )

@@ -78,8 +78,8 @@ class Perplexity(L.Callback):
         if trainer.sanity_checking:
             if not math.isfinite(found["perplexity"]):
                 raise ValueError(
-                    f"the unedited model's perplexity is {found['perplexity']}, so that no edit "
-                    "could be judged by it; give other watched text by --data.watch, or a model "
+                    f"the unedited model's perplexity is {found['perplexity']}, so no edit "
+                    "can be judged by it; give other watched text by --data.watch, or a model "
                     "whose dtype does not overflow"
                 )
             pl_module.baseline |= found

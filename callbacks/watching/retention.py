@@ -60,7 +60,7 @@ class RetentionMatrix(L.Callback):
         """
         if stage == "fit" and restores(trainer):
             raise ValueError(
-                "RetentionMatrix has nothing to judge where RestoreWeights takes every edit back "
+                "RetentionMatrix has nothing to judge, as RestoreWeights undoes every edit "
                 "before the next one; leave one of them out"
             )
 

@@ -1,4 +1,4 @@
-"""The default that needs no network: facts, sentences, and the model that knows them."""
+"""The defaults that need no network: facts, sentences, and a model that knows them."""
 
 import json
 import random
@@ -11,10 +11,10 @@ NEIGHBORS = 6
 
 
 def embedded_requests() -> list[EditRequest]:
-    """The embedded facts as edit requests, in an order of their own.
+    """The embedded facts as edit requests, in a fixed order.
 
-    Each fact is asked to become another answer of the same relation. Its neighbors are other
-    subjects of that relation, those with the same answer first, each with its own answer.
+    Each request's target is another answer of the same relation. Its neighbors are other subjects
+    of that relation, those with the same answer first, each with its own answer.
     """
     draw = random.Random(0)
     relations = json.loads((FOLDER / "facts.json").read_text())

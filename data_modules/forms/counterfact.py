@@ -13,9 +13,9 @@ TARGET_TRUE = ("target_true", "ground_truth", "answers", "pred")
 
 
 def published_counterfact(record: Record) -> EditRequest:
-    """A case as its authors publish it; all neighbors share the true answer if none is given.
+    """A case as its authors publish it; neighbors without an answer share the true one.
 
-    The true answer may be an empty text: so this project writes requests that have none.
+    The true answer may be empty: this project writes requests without one that way.
     """
     field = "requested_rewrite.target_true"
     true = record.answer(field, default="" if _is_empty(record.value(field)) else None)
@@ -41,12 +41,12 @@ def flat_counterfact(record: Record) -> EditRequest:
 def flat_case(
     record: Record, prompts: Sequence[str], new: Sequence[str], true: Sequence[str]
 ) -> EditRequest:
-    """A case whose fields stand side by side; the first of these names that holds something counts.
+    """A case with flat fields; of alternative names, the first non-empty field counts.
 
     Args:
         record: the case.
         prompts: names of the prompt.
-        new: names of the answer wanted.
+        new: names of the target answer.
         true: names of the answer before the edit, which may be missing.
     """
     prompt, subject = record.slotted(record.first_of(prompts), "subject")

@@ -1,4 +1,4 @@
-"""A dataset's record, read field by field; a fault is reported with the place where it is."""
+"""A dataset's record, read field by field; faults are reported with their location."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ class FaultyRecordError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """A row of a dataset and where it stands.
+    """A row of a dataset and its location.
 
     Every method raises `FaultyRecordError` if a field is missing, blank or of another type. A
     field may be a dotted path such as ``requested_rewrite.subject``.
@@ -23,10 +23,10 @@ class Record:
     Attributes:
         source: the file or hub dataset.
         number: place in the source, from 0.
-        fields: what the row holds.
-        place: where it stands in the file, such as ``line 3``, where its number does not tell.
-        notes: takes what is left out.
-        taken: fields that have been read.
+        fields: the row's content.
+        place: location in the file, such as ``line 3``, if its number does not give it.
+        notes: collects what is left out.
+        taken: fields already read.
     """
 
     source: str
@@ -38,9 +38,9 @@ class Record:
 
     @property
     def case_id(self) -> int:
-        """``case_id`` or ``id``, or the record's number where there is neither.
+        """``case_id`` or ``id``, or the record's number if there is neither.
 
-        An ``id`` of another kind, such as a name, is left unread.
+        An ``id`` of another type, such as a name, is left unread.
         """
         case_id = self._whole(self.value("case_id")) if "case_id" in self.fields else None
         if case_id is None and self.fields.get("case_id") is not None:
@@ -52,7 +52,7 @@ class Record:
         return self.number if case_id is None else case_id
 
     def value(self, field: str) -> Any:
-        """What stands at a field, or None."""
+        """A field's value, or None."""
         self.taken.add(field)
         value: Any = self.fields
         above = ""
@@ -63,7 +63,7 @@ class Record:
         return value
 
     def first_of(self, names: Sequence[str]) -> str:
-        """The first of these fields that holds something, or the first one if none does."""
+        """The first non-empty one of these fields, or the first one if all are empty."""
         return next((name for name in names if self.fields.get(name) is not None), names[0])
 
     def text(self, field: str, default: str | None = None) -> str:
@@ -74,7 +74,7 @@ class Record:
         return self.checked(field, value).strip()
 
     def answer(self, field: str, default: str | None = None) -> str:
-        """An answer without surrounding blanks: the first one where there are several.
+        """An answer without surrounding blanks; the first one if there are several.
 
         It is a text, ``{"str": text}``, or a list of these; required if there is no default.
         """
@@ -88,10 +88,10 @@ class Record:
         return default
 
     def answers(self, field: str, value: Any, optional: bool = False) -> tuple[str, ...]:
-        """All texts of an answer, each once; blank ones in a list do not count.
+        """All distinct texts of an answer; blank ones in a list do not count.
 
         Args:
-            field: where it stands.
+            field: its name.
             value: a text, ``{"str": text}``, or a list, nested or not, of these.
             optional: whether it may be missing or empty.
         """
@@ -109,7 +109,7 @@ class Record:
         return tuple(self.listed(field, self.value(field)))
 
     def listed(self, field: str, value: Any) -> Iterator[str]:
-        """The texts of a list, nested or not; a text is one."""
+        """The texts of a list, nested or not; a text counts as one."""
         for item in value if isinstance(value, list) else [] if value is None else [value]:
             if isinstance(item, list):
                 yield from self.listed(field, item)
@@ -117,9 +117,9 @@ class Record:
                 yield self.checked(field, item).rstrip(" ")
 
     def probes(self, prompts: str, answers: str, default: str | None = None) -> tuple[Probe, ...]:
-        """Prompts at one field with their answers at the other, or with one answer for all.
+        """Prompts of one field with their answers from the other, or with one answer for all.
 
-        A single prompt may have several answers; one whose list of answers is empty is left out.
+        A single prompt may have several answers; a prompt with an empty list is left out.
         """
         asked, replies = self.value(prompts), self.value(answers)
         questions = tuple(self.listed(prompts, asked))
@@ -141,14 +141,14 @@ class Record:
         )
 
     def template(self, field: str) -> str:
-        """A prompt that has its slot; blanks at its end are dropped, line breaks are its own."""
+        """A prompt with its slot; trailing blanks are dropped, line breaks kept."""
         return self.with_one_slot(field, self.checked(field, self.value(field)).rstrip(" "))
 
     def slotted(self, prompt: str, subject: str) -> tuple[str, str]:
-        """The prompt at one field with a slot for the subject at the other, and that subject.
+        """The prompt of one field with a slot for the subject of the other, and that subject.
 
-        The prompt has the slot already, or the subject is spelled as in the prompt, so that filling
-        the slot restores the prompt. Without a subject the prompt stands as it is.
+        The prompt already has the slot, or the subject is spelled as in the prompt, so that filling
+        the slot restores the prompt. Without a subject the prompt is unchanged.
         """
         text = self.checked(prompt, self.value(prompt)).rstrip(" ")
         if self.value(subject) in (None, ""):
@@ -165,7 +165,7 @@ class Record:
         return self.with_one_slot(prompt, f"{text[:start]}{{}}{text[end:]}"), text[start:end]
 
     def part(self, fields: dict[str, Any]) -> "Record":
-        """Some fields of the case, as a record at the same place with the same notes."""
+        """Some fields of the case, as a record with the same location and notes."""
         return replace(self, fields={"case_id": self.case_id, **fields}, taken=set())
 
     def fault(self, field: str, problem: str) -> FaultyRecordError:
@@ -178,12 +178,12 @@ class Record:
 
     @property
     def located(self) -> str:
-        """The source, the line where the record stands, and its number."""
+        """The source, the record's line, and its number."""
         line = f" {self.place}:" if self.place.startswith("line") else ""
         return f"{self.source}:{line} record {self.number}"
 
     def unread(self) -> Iterator[str]:
-        """Fields that hold something and have not been read."""
+        """Non-empty fields that have not been read."""
         return self._unread("", self.fields)
 
     def _unread(self, above: str, fields: dict[str, Any]) -> Iterator[str]:
@@ -222,16 +222,16 @@ class Record:
 
 
 def is_blank(value: object) -> bool:
-    """Whether a text or null holds nothing."""
+    """Whether a value is null or a blank text."""
     return value is None or (isinstance(value, str) and not value.strip())
 
 
 def described(value: object, items: str = "values") -> str:
-    """What stands somewhere, in few words.
+    """A short description of a value.
 
     Args:
-        value: that.
-        items: what a list's items are called.
+        value: the value.
+        items: name for a list's items.
     """
     if isinstance(value, list):
         return f"a list of {len(value)} {items}"

@@ -1,4 +1,4 @@
-"""MQuAKE's records: a list of rewrites is one edit, and questions follow from all of it."""
+"""MQuAKE's records: a list of rewrites is one edit, and questions follow from all of them."""
 
 from ..records import EditRequest, Probe
 from .counterfact import published_counterfact
@@ -8,13 +8,13 @@ ASKED = ("questions", "new_answer", "new_answer_alias")
 
 
 def rewrites(record: Record) -> list[EditRequest]:
-    """The requests of a record of CounterFact's form, whose rewrite may be a list of several."""
+    """The requests of a record in CounterFact's form, whose rewrite may be a list."""
     several = isinstance(record.fields["requested_rewrite"], list)
     return mquake(record) if several else [published_counterfact(record)]
 
 
 def mquake(record: Record) -> list[EditRequest]:
-    """The requests of one edit; what the record asks beyond them is asked with the last one.
+    """The requests of one edit; the record's further questions belong to the last one.
 
     Raises:
         FaultyRecordError: if a rewrite is faulty, or there is none.
@@ -36,7 +36,7 @@ def mquake(record: Record) -> list[EditRequest]:
 
 
 def _questions(record: Record) -> tuple[Probe, ...]:
-    """Each wording of the question, with the answer that the whole edit gives it."""
+    """Each wording of the question, with its answer after the whole edit."""
     answers = [record.value("new_answer"), record.value("new_answer_alias")]
     part = record.part({"new_answer": answers, "questions": record.value("questions")})
     asked = part.texts("questions")

@@ -1,4 +1,4 @@
-"""Other wordings of a prompt, and prompts that its edit must leave alone, as datasets tell them."""
+"""Paraphrases of a prompt, and prompts that its edit must leave alone, in datasets' forms."""
 
 from ..records import Probe
 from .fields import Record, described
@@ -22,7 +22,7 @@ def neighborhood(record: Record, true: str | None = None) -> tuple[Probe, ...]:
 
     Args:
         record: the case.
-        true: the answer of CounterFact's neighbors where they have none of their own.
+        true: the answer of CounterFact's neighbors that have none of their own.
     """
     for name in NESTED:
         held = record.value(name)

@@ -1,4 +1,4 @@
-"""What a reader has left of a dataset's records, counted and said once."""
+"""What a reader left out of a dataset's records, counted and reported once."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -6,16 +6,16 @@ from difflib import get_close_matches
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-UNUSED = {  # fields that datasets have, and that no edit and no measure asks for
+UNUSED = {  # fields of datasets that no edit and no measure uses
     *("pararel_idx", "attribute_prompts", "generation_prompts", "cond", "source", "portability_r"),
     *("requested_rewrite.relation_id", "requested_rewrite.question", "requested_rewrite.answer"),
-    "perplexity",  # which a sweep writes beside a hard case
+    "perplexity",  # a sweep writes it beside a hard case
     *("answer", "answer_alias", "single_hops", "new_single_hops", "orig", "relation_id", "pred"),
 }
 
 
 class Notes:
-    """Counts, per dataset, of what its records hold and its requests do not."""
+    """Counts, per dataset, of record content missing from its requests."""
 
     def __init__(self) -> None:
         self.unread: Counter[str] = Counter()
@@ -23,7 +23,7 @@ class Notes:
         self.further: Counter[str] = Counter()
 
     def say(self, source: str, known: Iterable[str]) -> None:
-        """Says each count once; a field of an unknown name in a warning, with its likeliest name.
+        """Reports each count once; warns of unknown field names and suggests the likeliest one.
 
         Args:
             source: the dataset.
@@ -54,7 +54,7 @@ class Notes:
 
 
 def told(counts: dict[str, int]) -> str:
-    """Fields and how many records have them, in words."""
+    """Fields and the number of records that have them, in words."""
     return ", ".join(f"{name!r} of {count} records" for name, count in counts.items())
 
 

@@ -1,4 +1,4 @@
-"""What follows from an edit, as datasets tell it."""
+"""Portability: what follows from an edit, in datasets' forms."""
 
 from ..records import Probe
 from .fields import Record
@@ -9,7 +9,7 @@ NESTED = ("portability", "portability_inputs")
 
 
 def portability(record: Record) -> tuple[Probe, ...]:
-    """The probes at ``portability``, in a list or by their kinds; none where it is missing.
+    """The probes of ``portability``, in a list or by kind; none if it is missing.
 
     Raises:
         FaultyRecordError: if a prompt has no answer, or no prompt is found.

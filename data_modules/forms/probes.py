@@ -1,11 +1,11 @@
-"""Prompts with their answers, in all the ways in which records nest them."""
+"""Prompts with their answers, however records nest them."""
 
 from collections.abc import Iterator, Sequence
 
 from ..records import Probe
 from .fields import Record, described
 
-PAIRS = (  # of a prompt's field and its answer's, wherever they are nested
+PAIRS = (  # of a prompt's field and its answer's, at any depth
     ("prompt", "ground_truth"),
     ("prompt", "answer"),
     ("prompt", "target"),
@@ -16,12 +16,12 @@ PAIRS = (  # of a prompt's field and its answer's, wherever they are nested
 
 
 def flat(record: Record, pairs: Sequence[tuple[str, str]]) -> tuple[Probe, ...]:
-    """Probes whose prompts stand at one field and their answers at another."""
+    """Probes with prompts in one field and answers in another."""
     return sum((record.probes(*pair) for pair in pairs), ())
 
 
 def nested(record: Record, names: Sequence[str]) -> tuple[Probe, ...]:
-    """Probes at a field, in a list or by their kinds; none where it is missing.
+    """Probes of a field, in a list or by kind; none if it is missing.
 
     Raises:
         FaultyRecordError: if a prompt has no answer, or no prompt is found.
@@ -51,7 +51,7 @@ def _walk(record: Record, name: str, found: object) -> Iterator[Probe]:
 def _pair(
     record: Record, name: str, held: dict[str, object], pair: tuple[str, str]
 ) -> tuple[Probe, ...]:
-    """The probes of one object; further accepted answers stand under ``accepted``."""
+    """The probes of one object; further accepted answers are in ``accepted``."""
     asked, answer = pair
     further = held.get("accepted")
     part = record.part({name: held | ({answer: [held[answer], further]} if further else {})})

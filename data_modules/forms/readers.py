@@ -1,4 +1,4 @@
-"""Edit requests from a file or the hub, whatever form their dataset gives them."""
+"""Edit requests from a file or the hub, in any known form."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ from .zsre import qaedit, zsre
 
 
 class Form(NamedTuple):
-    """A dataset's way to write a case, told by a field that only this form has."""
+    """A dataset's form of a case, identified by a field that only this form has."""
 
     field: str
     name: str
@@ -45,18 +45,18 @@ KNOWN = {
 def read_requests(path: str, skip_faulty: bool = False) -> list[EditRequest]:
     """Edit requests of a dataset, in its order.
 
-    What its records hold and its requests do not is counted and said.
+    Record content missing from the requests is counted and reported.
 
     Args:
         path: a file: a JSON list, a JSON object or JSON lines, CSV, Parquet or Arrow, plain or
             compressed (gz, bz2, xz, zip); or a folder of tables, or the name of a dataset on the
             hub; or the folder of a run, for the requests it edited.
-        skip_faulty: leave out records that cannot become a request, with a warning.
+        skip_faulty: skip records that cannot become a request, with a warning.
 
     Raises:
         FileNotFoundError: if there is no such file and no such dataset can be reached.
-        ValueError: if the file cannot be read, or holds no record, a record of unknown form, or a
-            faulty record that is not to be skipped.
+        ValueError: if the file cannot be read, holds no record or one of unknown form, or has a
+            faulty record that may not be skipped.
     """
     requests, faults, notes = [], [], Notes()
     for number, (place, fields) in enumerate(_rows(path)):
@@ -83,10 +83,9 @@ def read_requests(path: str, skip_faulty: bool = False) -> list[EditRequest]:
 
 
 def read_union(paths: str | Sequence[str], skip_faulty: bool = False) -> list[EditRequest]:
-    """Edit requests of one dataset or of several, such as the hard cases of several models.
+    """Edit requests of one or several datasets, such as the hard cases of several models.
 
-    A request that several of them have, by case, text and target, is there once, in the place
-    where it is met first.
+    A request in several of them, by case, text and target, is kept once, at its first place.
 
     Raises:
         ValueError: if no dataset is named.
@@ -152,7 +151,7 @@ def _files(path: str) -> list[str]:
 
 
 def _ledger_rows(files: list[Path]) -> Iterator[Value]:
-    """Requests of a run's edits, which stand in the headers of its ledger in CounterFact's form."""
+    """Requests of a run's edits, from the headers of its ledger, in CounterFact's form."""
     for file in files:
         try:
             with safe_open(file, "pt") as shard:

@@ -10,13 +10,13 @@ LETTERS = "ABCD"
 
 
 class TaskRow(NamedTuple):
-    """A record of a task and where it stands; every method raises ValueError at a fault.
+    """A record of a task and its location; every method raises ValueError at a fault.
 
     Attributes:
         source: the file or hub dataset.
         place: in the source, such as ``line 3``.
         number: of the record, from 0.
-        fields: what the record holds.
+        fields: the record's content.
     """
 
     source: str
@@ -25,14 +25,14 @@ class TaskRow(NamedTuple):
     fields: dict[str, Any]
 
     def text(self, field: str, blank: bool = False) -> str:
-        """A text as it stands, which may be blank only where that is said."""
+        """An unchanged text; blank only if ``blank``."""
         value = self.value(field)
         if not isinstance(value, str) or not (blank or value.strip()):
             raise self.fault(field, f"must be text, got {value!r}")
         return value
 
     def texts(self, field: str, least: int = 1) -> tuple[str, ...]:
-        """A list of so many texts at least."""
+        """A list of at least ``least`` texts."""
         value = self.value(field)
         listed = isinstance(value, list) and all(isinstance(item, str) for item in value)
         if not listed or len(value) < least:
@@ -40,7 +40,7 @@ class TaskRow(NamedTuple):
         return tuple(value)
 
     def index(self, field: str, count: int) -> int:
-        """The number of one of so many choices, from 0; HellaSwag writes it as text."""
+        """The index of one of ``count`` choices; HellaSwag writes it as text."""
         value = self.value(field)
         number = int(value) if isinstance(value, str) and value.isdecimal() else value
         if not isinstance(number, int) or not 0 <= number < count:
@@ -48,14 +48,14 @@ class TaskRow(NamedTuple):
         return number
 
     def parts(self, field: str) -> list["TaskRow"]:
-        """The objects of a list, as records that stand at the same place."""
+        """The objects of a list, as records with the same location."""
         value = self.value(field)
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
             raise self.fault(field, "must be a list of objects")
         return [self._replace(fields=item) for item in value]
 
     def value(self, field: str) -> Any:
-        """What stands at a field that must be there."""
+        """The value of a required field."""
         if field not in self.fields:
             raise self.fault(field, "is missing")
         return self.fields[field]
@@ -76,7 +76,7 @@ def lambada(row: TaskRow) -> TaskItem:
 
 
 def hellaswag(row: TaskRow) -> TaskItem:
-    """How a scene goes on."""
+    """The continuation of a scene."""
     scene = f"{row.text('ctx_a', blank=True)} {row.text('ctx_b', blank=True).capitalize()}"
     endings = row.texts("endings", least=2)
     return TaskItem(
@@ -95,7 +95,7 @@ def _without_marks(text: str) -> str:
 
 
 def piqa(row: TaskRow) -> TaskItem:
-    """Which of two solutions reaches a goal; also in the form ``query``, ``choices``, ``gold``."""
+    """Which of two solutions reaches a goal; also with ``query``, ``choices``, ``gold``."""
     if "query" in row.fields:
         question = row.text("query").removesuffix("\n")
         solutions, gold = row.texts("choices", least=2), "gold"
@@ -112,7 +112,7 @@ def piqa(row: TaskRow) -> TaskItem:
 
 
 def mmlu(row: TaskRow) -> TaskItem:
-    """The letter of one of four answers to a question of a subject."""
+    """The letter of one of four answers to a question on a subject."""
     answers = row.texts("choices", least=len(LETTERS))
     listed = "".join(f"{a}. {b}\n" for a, b in zip(LETTERS, answers, strict=False))
     subject = row.text("subject").replace("_", " ")
@@ -138,9 +138,9 @@ def nq_open(row: TaskRow) -> TaskItem:
 
 
 def squad_v2(row: TaskRow) -> TaskItem:
-    """A question about a passage, whose answer stands there or is not to be given."""
+    """A question about a passage that holds the answer or none."""
     answers = row.value("answers")
-    if isinstance(answers, dict):  # flat, as on the hub: lists side by side
+    if isinstance(answers, dict):  # flat, as on the hub: parallel lists
         answers = answers.get("text")
     elif isinstance(answers, list):  # as published: a list of objects
         answers = [a.get("text") if isinstance(a, dict) else a for a in answers]
@@ -155,7 +155,7 @@ def squad_v2(row: TaskRow) -> TaskItem:
 
 
 def flat(row: TaskRow) -> Iterator[TaskRow]:
-    """The questions of SQuAD's official file, which is one object of articles and paragraphs."""
+    """The questions of SQuAD's official file, a single object of articles and paragraphs."""
     if "data" not in row.fields:
         yield row
         return
@@ -173,13 +173,13 @@ def flat(row: TaskRow) -> Iterator[TaskRow]:
 
 
 class Task(NamedTuple):
-    """A task's dataset on the hub, the split that is judged there, and its form.
+    """A task's dataset on the hub, its evaluation split, and its form.
 
     Attributes:
         hub: name of the dataset.
         config: its configuration, if it has several.
-        split: the one that lm-evaluation-harness judges.
-        item: makes an item of a record.
+        split: the one that lm-evaluation-harness evaluates.
+        item: makes an item from a record.
     """
 
     hub: str

@@ -15,14 +15,14 @@ from .task_forms import TASKS, TaskRow, flat
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """Downstream tasks on which the model is judged.
+    """Downstream tasks to judge the model on.
 
     Args:
-        names: of lambada, hellaswag, piqa, mmlu, nq_open and squad_v2; all if null.
+        names: among lambada, hellaswag, piqa, mmlu, nq_open and squad_v2; all if null.
         source: ``embedded``, ``hub``, or a folder with files such as ``piqa.jsonl``.
         files: a file, or another hub dataset, for single tasks, by name.
-        limit: items of each task judged after edits, the same every time; ``test`` judges all,
-            and so does every edit if null.
+        limit: items per task judged after edits, the same every time; all if null. ``test`` always
+            judges all.
         subjects: of MMLU, such as ``abstract_algebra``; all if null.
     """
 
@@ -38,14 +38,14 @@ class TaskOptions:
         return list(TASKS) if self.names is None else self.names
 
     def check(self) -> None:
-        """Finds mistakes that no file needs to be read for.
+        """Finds mistakes without reading a file.
 
         Raises:
             ValueError: if a task is unknown, none is named, or the limit is not positive.
         """
         unknown = sorted({*self.chosen, *self.files} - set(TASKS))
         if unknown:
-            raise ValueError(f"tasks {unknown} are unknown; choose of {', '.join(TASKS)}")
+            raise ValueError(f"tasks {unknown} are unknown; choose from {', '.join(TASKS)}")
         if not self.chosen:
             raise ValueError("tasks.names is empty; name a task, or leave data.tasks out")
         if self.limit is not None and self.limit <= 0:
@@ -62,7 +62,7 @@ def read_tasks(options: TaskOptions) -> dict[str, list[TaskItem]]:
 
     Raises:
         FileNotFoundError: if a file, folder or hub dataset cannot be reached.
-        ValueError: if a record has a fault, a task no item, or MMLU no such subject.
+        ValueError: if a record is faulty, a task has no item, or MMLU has no such subject.
     """
     return {name: _read(name, options) for name in options.chosen}
 
@@ -95,7 +95,7 @@ def _located(name: str, source: str) -> str:
 
 
 def _rows(path: str, name: str) -> Iterator[TaskRow]:
-    """Records of a file as they stand, or of the split that is judged of a hub dataset."""
+    """Unchanged records of a file, or of the evaluation split of a hub dataset."""
     task = TASKS[name]
     held: Any = (
         values(path)
@@ -124,5 +124,5 @@ def _of_subjects(path: str, found: list[TaskRow], subjects: list[str]) -> list[T
 
 
 def subset(items: list[TaskItem], limit: int | None) -> list[TaskItem]:
-    """The first items after a shuffle, which is always the same one; all if the limit is null."""
+    """The first items after a fixed shuffle; all if the limit is null."""
     return items if limit is None else random.Random(0).sample(items, len(items))[:limit]

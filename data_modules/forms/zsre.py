@@ -1,4 +1,4 @@
-"""Records whose prompts are questions, zsRE's and QAEdit's, as edit requests."""
+"""Records with questions as prompts, zsRE's and QAEdit's, as edit requests."""
 
 from ..records import EditRequest
 from .counterfact import flat_case
@@ -6,7 +6,7 @@ from .fields import Record
 
 
 def zsre(record: Record) -> EditRequest:
-    """A case of MEND's zsRE; ``pred`` is a model's guess and only stands in for ``answers``."""
+    """A case of MEND's zsRE; ``pred``, a model's guess, is used only if ``answers`` is missing."""
     return flat_case(record, ("src", "prompt"), ("alt",), ("answers", "pred"))
 
 

@@ -16,9 +16,9 @@ Unit = Literal["line", "document"]
 
 
 def documents(path: str, config: str | None = None) -> Iterator[str]:
-    """Documents of a corpus, in the order in which they are stored.
+    """Documents of a corpus, in stored order.
 
-    Those that are null or blank are left out, and counted at the end.
+    Null or blank ones are left out, and counted at the end.
 
     Args:
         path: a text, JSON, JSON-lines, CSV, Parquet or Arrow file (plain or compressed), a folder
@@ -27,7 +27,7 @@ def documents(path: str, config: str | None = None) -> Iterator[str]:
 
     Raises:
         FileNotFoundError: if the path names neither a file, a folder nor a reachable dataset.
-        ValueError: if a file cannot be read or a record has no field that holds text.
+        ValueError: if a file cannot be read or a record has no text field.
     """
     blank = 0
     for text in texts(path, config, "document"):
@@ -40,13 +40,12 @@ def documents(path: str, config: str | None = None) -> Iterator[str]:
 
 
 def texts(path: str, config: str | None = None, unit: Unit = "line") -> Iterator[str]:
-    """The same, those that are null or blank being empty.
+    """The same, with an empty text for null or blank ones.
 
     Args:
         path: as above.
         config: as above.
-        unit: what a text file is made of: a text per ``line``, blank lines aside, or a single
-            ``document``.
+        unit: of a text file: a text per ``line``, blank lines aside, or a single ``document``.
     """
     if not Path(path).exists():
         for number, row in enumerate(rows(path, config)):
@@ -64,9 +63,9 @@ def texts(path: str, config: str | None = None, unit: Unit = "line") -> Iterator
 
 
 def files_of(path: str) -> list[Path]:
-    """A file, or all files of a folder and its folders, in order; hidden ones are skipped.
+    """A file, or all files of a folder and its subfolders, in order; hidden ones are skipped.
 
-    An Arrow folder is one of them.
+    An Arrow folder counts as a file.
     """
     place = Path(path)
     if place.is_file() or is_arrow_folder(path):

@@ -1,4 +1,4 @@
-"""What data files hold, value by value, each with the place where it stands."""
+"""Data files, read value by value, each with its location."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ def values(path: str) -> Iterator[Value]:
     """Values of a JSON, JSON-lines, CSV, TSV, Parquet or Arrow file, or of an Arrow folder.
 
     Yields:
-        The place, such as ``line 3`` or ``record 2``, and the value; a row of a table is an object.
+        The location, such as ``line 3`` or ``record 2``, and the value; a table row is an object.
 
     Raises:
         ValueError: if the file is damaged, not UTF-8, or none of these.
@@ -42,7 +42,7 @@ def values(path: str) -> Iterator[Value]:
 
 
 def suffixes_of(path: str | Path) -> set[str]:
-    """A file's suffixes in lower case: a compressed one has two."""
+    """A file's suffixes in lower case; a compressed file has two."""
     return {suffix.lower() for suffix in Path(path).suffixes}
 
 
@@ -52,7 +52,7 @@ def is_arrow_folder(path: str) -> bool:
 
 
 def listed(value: Value) -> Iterator[Value]:
-    """The values of a list that stands under ``data`` in an object, or else the value itself."""
+    """The values of a list under ``data`` in an object, or else the value itself."""
     place, held = value
     inner = held.get("data") if isinstance(held, dict) else None
     if isinstance(inner, list) and inner and isinstance(inner[0], dict | str):
@@ -64,8 +64,8 @@ def listed(value: Value) -> Iterator[Value]:
 def json_values(path: str) -> Iterator[Value]:
     """Values of a JSON list or of JSON lines, or a single JSON object.
 
-    Read as they stand: `datasets` makes dates of texts that look like dates, and quotes every
-    text of a field in which one record holds a number. JSON lines are read one by one.
+    Values are read unchanged: `datasets` turns texts that look like dates into dates, and quotes
+    every text of a field if one record holds a number. JSON lines are read one by one.
 
     Raises:
         ValueError: if the file, plain or compressed, holds none of these.
@@ -105,7 +105,7 @@ def _json_values(path: str) -> Iterator[Value]:
 
 
 def _is_one_value(line: str) -> bool:
-    """Whether a line is a JSON value of its own, as in JSON lines; a list is a whole file's."""
+    """Whether a line is a JSON value of its own, as in JSON lines; a list is a whole file."""
     try:
         return not isinstance(json.loads(line), list)
     except json.JSONDecodeError:
@@ -113,7 +113,7 @@ def _is_one_value(line: str) -> bool:
 
 
 def lines(path: str) -> Iterator[tuple[int, str]]:
-    """Lines of a UTF-8 file, plain or compressed, with their ends, numbered from 1.
+    """Lines of a UTF-8 file, plain or compressed, with line ends, numbered from 1.
 
     Raises:
         ValueError: if a line is not UTF-8.
@@ -136,7 +136,7 @@ def lines(path: str) -> Iterator[tuple[int, str]]:
 
 
 def _sheet(path: str) -> Iterator[Value]:
-    """Rows of a file of cells, whose first row names the fields; an empty cell holds nothing."""
+    """Rows of a table file whose first row names the fields; an empty cell counts as missing."""
     texts = (line for _, line in lines(path))
     try:
         head = next(texts, "")

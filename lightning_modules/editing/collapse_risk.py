@@ -114,7 +114,7 @@ def load_calibration(path: str | None, lm_name: str, card: Mapping[str, Any]) ->
     if other:
         raise ValueError(
             f"{file} was fitted with {other[0]} {content[other[0]]}, but this run has "
-            f"{card[other[0]]}; fit one for it by {COMMAND}"
+            f"{card[other[0]]}; fit one for it with {COMMAND}"
         )
     features = {name: Feature(**feature) for name, feature in content["features"].items()}
     return Calibration(features, content["intercept"])
@@ -122,17 +122,17 @@ def load_calibration(path: str | None, lm_name: str, card: Mapping[str, Any]) ->
 
 def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        raise FileNotFoundError(f"no risk calibration at {file}; make one by {COMMAND}")
+        raise FileNotFoundError(f"no risk calibration at {file}; make one with {COMMAND}")
     try:
         content = json.loads(file.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(
-            f"{file} is no risk calibration ({error}); make one by {COMMAND}"
+            f"{file} is no risk calibration ({error}); make one with {COMMAND}"
         ) from error
     wanted = (*IDENTITY, "features", "intercept")
     missing = [name for name in wanted if not isinstance(content, dict) or name not in content]
     if missing:
         raise ValueError(
-            f"{file} is no risk calibration, it lacks {missing[0]}; make one by {COMMAND}"
+            f"{file} is no risk calibration, it lacks {missing[0]}; make one with {COMMAND}"
         )
     return content

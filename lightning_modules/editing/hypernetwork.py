@@ -102,7 +102,7 @@ def load_hypernetwork(path: str | None, lm_name: str, model: str) -> Hypernetwor
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
-            f"{file} is not an intact safetensors file ({error}); train the hypernetwork anew "
+            f"{file} is not an intact safetensors file ({error}); retrain the hypernetwork "
             "with mend-training.yaml"
         ) from error
     if about.get("fingerprint") != model:

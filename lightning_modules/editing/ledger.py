@@ -103,7 +103,7 @@ def write_entry(entry: Entry, requests: Sequence[EditRequest], updates: Sequence
         partial.unlink(missing_ok=True)
         raise OSError(
             f"edit {entry.edit} cannot be written to {entry.file.parent} ({error}); the edits "
-            "before it are whole: make room, and go on by --ckpt_path last"
+            "before it are whole: make room, and continue with --ckpt_path last"
         ) from error
     partial.replace(entry.file)
 
@@ -126,7 +126,7 @@ def shards(run: Path) -> list[Path]:
     own = [file for file in files if file.suffix == ".safetensors" and file.stem.isdigit()]
     strays = [file.name for file in files if file not in own and file.suffix != ".partial"]
     if strays:
-        rank_zero_warn(f"{run / FOLDER} holds {', '.join(strays)}, which no run wrote: left aside")
+        rank_zero_warn(f"{run / FOLDER} holds {', '.join(strays)}, which no run wrote: ignored")
     return own
 
 
@@ -158,7 +158,7 @@ def read_ledger(run: Path) -> list[Entry]:
     if lost:
         rank_zero_warn(
             f"the ledger of {run} ends at edit {entries[-1].edit}; {len(lost)} later ones were "
-            "applied but cannot be made again"
+            "applied but cannot be rebuilt"
         )
     return entries
 
@@ -184,7 +184,7 @@ def joined(runs: Iterable[Path]) -> list[Entry]:
             if entry.before not in (0, held):
                 raise ValueError(
                     f"{run}: edit {entry.edit} was made on a model with {entry.before} edited "
-                    f"requests, but the ledger tells of {held}; give the run it continues first"
+                    f"requests, but the ledger holds {held}; give the run it continues first"
                 )
             held = entry.before + len(entry.case_ids)
             entries.append(entry._replace(edit=entry.edit + shift))

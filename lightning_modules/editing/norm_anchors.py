@@ -31,8 +31,8 @@ def load_anchor(options: ValueSearchOptions, lm_name: str, model: str, layer: in
     command = f"{COMMAND} --model.lm {lm_name}"
     if not file.is_file():
         raise FileNotFoundError(
-            f"no norm anchor of {lm_name!r} at {file}; make it with: {command}, or give a norm by "
-            "--model.value.anchor"
+            f"no norm anchor of {lm_name!r} at {file}; make it with: {command}, or give a norm "
+            "with --model.value.anchor"
         )
     try:
         content = json.loads(file.read_text("utf-8"))
@@ -42,7 +42,7 @@ def load_anchor(options: ValueSearchOptions, lm_name: str, model: str, layer: in
     if found[:2] != (model, layer):
         raise ValueError(
             f"{file} holds the norm anchor of layer {found[1]} of another run or model, but values "
-            f"are searched at layer {layer}; make it anew with: {command} and these layers"
+            f"are searched at layer {layer}; make it again with: {command} and these layers"
         )
     return found[2]
 

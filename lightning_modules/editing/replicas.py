@@ -107,8 +107,8 @@ class Place(NamedTuple):
             if drifted:
                 raise DriftError(
                     f"devices 0 and {rank} hold different values of {drifted[0]} after the same "
-                    "edit: one of them computes wrongly; --ckpt_path last goes on from the edit "
-                    "before"
+                    "edit: one of them computes wrongly; continue from the edit before with "
+                    "--ckpt_path last"
                 )
 
 

@@ -43,7 +43,7 @@ def load_second_moment(path: str | None, lm_name: str, model: str, layer: int) -
     if not file.is_file():
         raise FileNotFoundError(
             f"no key statistics of {lm_name!r} at {file}; make them with: {command}, or "
-            "leave them out by --model.second_moment identity"
+            "leave them out with --model.second_moment identity"
         )
     try:
         triangle, about = _entry(file, lm_name, model, layer)
@@ -52,7 +52,7 @@ def load_second_moment(path: str | None, lm_name: str, model: str, layer: int) -
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged ({error}); delete it, then run: {command}") from error
     except ValueError as error:
-        raise ValueError(f"{error}; compute it anew with: {command}") from error
+        raise ValueError(f"{error}; recompute it with: {command}") from error
     return moment
 
 

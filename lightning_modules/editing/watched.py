@@ -187,7 +187,7 @@ class WatchedModel(L.LightningModule, ABC):
             ValueError: always; methods with keys override it.
         """
         raise ValueError(
-            f"{type(self).__name__} has no keys from which the risk of an edit could be told; "
+            f"{type(self).__name__} has no keys to estimate the risk of an edit from; "
             "predict with a method that has, such as rome.yaml"
         )
 

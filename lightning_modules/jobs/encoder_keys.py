@@ -64,7 +64,7 @@ class EncoderKeys(L.LightningModule):
         except OSError as error:
             raise FileNotFoundError(
                 f"no encoder {self.lm_name!r}: it is neither a folder with config.json and weights "
-                "nor a model of the hub that can be reached; check the spelling"
+                "nor a reachable model on the hub; check the spelling"
             ) from error
         self.tokenizer = fast(tokenizer, self.lm_name)
         self.lm = lm.requires_grad_(False).eval()

@@ -79,7 +79,7 @@ class HardEditSource(L.LightningModule, ABC):
             ValueError: if there are several.
         """
         if self.trainer.world_size > 1:
-            raise ValueError("data points are made one behind the other; use --trainer.devices 1")
+            raise ValueError("data points are made one after the other; use --trainer.devices 1")
 
     def predict_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[Point]:
         """The usable proposals."""

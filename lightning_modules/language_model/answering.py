@@ -1,4 +1,4 @@
-"""How a model answers the items of downstream tasks: by choice, or in words of its own."""
+"""How a model answers the items of downstream tasks: by choosing, or in its own words."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,16 +19,16 @@ def choose(
     items: Sequence[TaskItem],
     window: int,
 ) -> list[dict[str, float]]:
-    """For each item, under its task's name, 1 if the model chooses right and 0 if not.
+    """For each item, under its task's name, 1 if the model chooses correctly and 0 if not.
 
-    The choice is the continuation of the highest log-probability, not divided by its length:
+    The choice is the continuation with the highest log-probability, not divided by its length:
     lm-evaluation-harness' ``acc``. A single continuation is chosen if all its tokens are greedy.
 
     Args:
-        score: scores spans on the model in question.
+        score: scores spans on the model.
         tokenizer: the model's.
         items: with choices.
-        window: most tokens that the model can read.
+        window: maximum number of tokens that the model can read.
     """
     spans = [
         continuation_span(tokenizer, item.context, choice, window)
@@ -48,10 +48,10 @@ def choose(
 def continuation_span(
     tokenizer: PreTrainedTokenizerFast, context: str, continuation: str, window: int
 ) -> Span:
-    """A context and its continuation tokenized as one text, cut from the left if too long.
+    """A context and its continuation tokenized as one text, truncated on the left if too long.
 
     Blanks at the context's end belong to the continuation. The last token is predicted but not
-    read, so that one more than the window remains.
+    read, so one token more than the window remains.
 
     Raises:
         ValueError: if the continuation alone is longer than the window.
@@ -74,13 +74,13 @@ def write_answers(
     items: Sequence[TaskItem],
     new_tokens: int,
 ) -> list[dict[str, float]]:
-    """For each item, how well the model's greedy text matches the accepted answers.
+    """How well the model's greedy text matches each item's accepted answers.
 
     Args:
         lm: the model.
         tokenizer: its tokenizer.
-        items: without choices, all with the same ends of an answer.
-        new_tokens: most tokens of an answer; half the model's window if that is less.
+        items: without choices, all with the same ``until``.
+        new_tokens: maximum length of an answer; half the model's window if that is less.
     """
     room = min(new_tokens, longest_text(lm) // 2)
     contexts = [item.context for item in items]

@@ -12,14 +12,14 @@ from transformers import PreTrainedModel
 def edited_apart(
     lm: PreTrainedModel, changes: dict[str, Sequence[tuple[Tensor, Tensor]]]
 ) -> Iterator[None]:
-    """Inside, a batch is n equal parts, of which each sees the model under its own edit.
+    """Inside, a batch is n equal parts; each part sees the model under its own edit.
 
-    A linear map then gives ``W k + left_i (right_i k)``: the base product, and the part's own term.
+    A linear map returns ``W k + left_i (right_i k)``: the base product plus the part's own term.
 
     Args:
         lm: the model, unedited.
-        changes: per weight, n pairs ``left (out, r)``, ``right (r, in)``; the rank may differ from
-            weight to weight, not from part to part.
+        changes: per weight, n pairs ``left (out, r)``, ``right (r, in)``; the rank may differ
+            between weights, but not between parts.
     """
     with ExitStack() as stack:
         for name, pairs in changes.items():
@@ -31,7 +31,7 @@ def edited_apart(
 
 
 def _adding(left: Tensor, right: Tensor) -> Callable:
-    """A hook that adds ``left (n, out, r) @ right (n, r, in)`` to a map's parts."""
+    """A hook that adds ``left (n, out, r) @ right (n, r, in)`` to the parts of a map's output."""
 
     def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         keys = args[0].reshape(len(left), -1, right.shape[-1])

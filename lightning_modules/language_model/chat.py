@@ -1,4 +1,4 @@
-"""How a chat model is spoken to: its template around a prompt."""
+"""The chat template around a prompt."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -10,18 +10,18 @@ from .joining import separator
 
 ChatUse = bool | Literal["off", "edit", "judge", "both", "auto"]
 
-PROMPT, ANSWER = "The capital of Atlantis is", "Poseidonis"  # what a template leaves as they are
-# templates without these ignore them: no day's date, which would change a text overnight, no
-# thoughts before an answer
+PROMPT, ANSWER = "The capital of Atlantis is", "Poseidonis"  # a template leaves them unchanged
+# templates without these ignore them: a fixed date, as today's would change a text overnight, and
+# no reasoning before an answer
 SETTINGS: dict[str, Any] = {"date_string": "1 January 2025", "enable_thinking": False}
 
 
 class Frames(NamedTuple):
-    """What the model is given around prompts.
+    """The text around prompts.
 
     Attributes:
-        edited: where an edit is made.
-        judged: where it is judged, and in tasks.
+        edited: for editing.
+        judged: for judging edits, and in tasks.
     """
 
     edited: Frame = Frame()
@@ -36,20 +36,20 @@ def frames(
     between: str | None = None,
     end: bool | str = False,
 ) -> Frames:
-    """The chat template, or nothing, around prompts of edits and of judgements.
+    """The chat template, or nothing, around prompts for editing and for judging.
 
     Args:
         lm: the model.
         tokenizer: its tokenizer.
         name: the model's, for errors.
-        chat: for which of the two the template is used; true for both, ``auto`` for both if the
-            tokenizer has one.
-        between: what stands between prompt and answer in any case.
-        end: what ends an edit's target; if true, the template's end of a turn, or EOS without it.
+        chat: which of the two use the template; true for both, ``auto`` for both if the tokenizer
+            has one.
+        between: text between prompt and answer; overrides the template's.
+        end: ends an edit's target; if true, the template's end of turn, or EOS if it has none.
 
     Raises:
-        ValueError: if the template is missing or of no use, if the target's end is no single token,
-            or if one of their tokens has no embedding.
+        ValueError: if the template is missing or unusable, the target's end is not a single token,
+            or one of their tokens has no embedding.
     """
     if chat == "auto":
         chat = tokenizer.chat_template is not None
@@ -75,7 +75,7 @@ def frames(
 
 
 def unknown(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str) -> str | None:
-    """The first token of a text that the tokenizer has and the model's embedding has not."""
+    """The first token of a text that has no row in the model's embedding."""
     embedding: Any = lm.get_input_embeddings()
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     beyond = [token for token in tokens if token >= embedding.num_embeddings]
@@ -83,12 +83,12 @@ def unknown(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str) 
 
 
 def framed(request: EditRequest, frame: Frame) -> EditRequest:
-    """The request with this around its prompts."""
+    """The request with this frame around its prompts."""
     return request if request.frame == frame else request._replace(frame=frame)
 
 
 def framed_item(item: TaskItem, frame: Frame) -> TaskItem:
-    """A task's item as it is put to a chat model; in a bare frame as its authors put it."""
+    """A task's item as a chat model reads it; unchanged in a bare frame."""
     if not frame.before and not frame.after:
         return item
     context = frame.around(item.context)
@@ -102,17 +102,17 @@ def framed_item(item: TaskItem, frame: Frame) -> TaskItem:
 
 
 def chat_frame(tokenizer: PreTrainedTokenizerFast, name: str) -> Frame:
-    """What the chat template puts around a user's prompt, up to where the assistant answers.
+    """The chat template's text around a user's prompt, up to the assistant's answer.
 
-    The separator and the end of the turn are those of an answer that the template writes itself,
-    where it writes one behind the same beginning; else they are left to the rule, and EOS.
+    Separator and end of turn are those around an answer that the template renders itself, if it
+    renders the same text before it; otherwise the default rule applies, and EOS.
 
     Args:
         tokenizer: the model's.
         name: the model's, for the error.
 
     Raises:
-        ValueError: if there is no template, or it does not hold the prompt as it is.
+        ValueError: if there is no template, or it does not contain the prompt unchanged.
     """
     if not tokenizer.chat_template:
         raise ValueError(
@@ -123,8 +123,8 @@ def chat_frame(tokenizer: PreTrainedTokenizerFast, name: str) -> Frame:
     opening = _rendered(tokenizer, asked, add_generation_prompt=True)
     if opening.count(PROMPT) != 1:
         raise ValueError(
-            f"the chat template of {name!r} does not hold a user's message once and as it is, so "
-            "no subject can be found in it; leave --model.chat off"
+            f"the chat template of {name!r} does not contain a user's message exactly once and "
+            "unchanged, so no subject can be located in it; leave --model.chat off"
         )
     before, _, after = opening.partition(PROMPT)
     whole = _rendered(tokenizer, [*asked, {"role": "assistant", "content": ANSWER}])

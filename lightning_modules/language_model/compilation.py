@@ -1,4 +1,4 @@
-"""A model's forward pass through torch.compile, for as long as that works."""
+"""A model's forward pass through torch.compile, until compilation fails."""
 
 from collections.abc import Callable
 from textwrap import shorten
@@ -12,7 +12,7 @@ Found = TypeVar("Found")
 
 
 class Compilation:
-    """A model's forward pass, compiled for texts of any length; on a GPU with CUDA graphs.
+    """A model's forward pass, compiled for texts of any length; with CUDA graphs on a GPU.
 
     Args:
         lm: the model; its weights may change.
@@ -26,20 +26,20 @@ class Compilation:
         )
 
     def __call__(self, search: Callable[[], Found]) -> Found:
-        """What ``search`` finds while the model is compiled; as it is from the first failure on."""
+        """Result of ``search`` on the compiled model; uncompiled from the first failure on."""
         if not self.works:
             return search()
         self.lm.forward = self._forward
         try:
             return search()
-        except Exception as error:  # of many kinds; the search's own comes again, below
+        except Exception as error:  # of many kinds; the search's own recurs below
             self.works = False
             reason = shorten(str(error.__cause__ or error), 120)
-            rank_zero_warn(f"values are searched uncompiled from here on: {reason}")
+            rank_zero_warn(f"from here on, values are searched uncompiled: {reason}")
         finally:
             del self.lm.forward
         return search()
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
-        torch.compiler.cudagraph_mark_step_begin()  # what a CUDA graph gave before is read by now
+        torch.compiler.cudagraph_mark_step_begin()  # the graph's previous output has been read
         return self._compiled(*args, **kwargs)

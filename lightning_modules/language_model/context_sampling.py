@@ -1,4 +1,4 @@
-"""Context templates: random beginnings before a prompt, sampled once from the unedited model."""
+"""Context templates: random text before a prompt, sampled once from the unedited model."""
 
 from collections.abc import Mapping
 
@@ -23,10 +23,10 @@ def sample_contexts(
     Args:
         lm: the unedited model.
         tokenizer: its tokenizer.
-        lengths: how many templates of how many tokens (the seed word included, special tokens
-            not), as ``{tokens: templates}``; the seed words take turns.
-        generator: on the CPU; the only source of chance.
-        top_k: size of the pool each token is drawn from.
+        lengths: number of templates by length, ``{tokens: templates}``; the length includes the
+            seed word but no special tokens. The seed words take turns.
+        generator: on the CPU; the only source of randomness.
+        top_k: size of the pool each token is sampled from.
 
     Returns:
         ``1 + sum(lengths.values())`` templates, each with exactly one ``{}``.
@@ -41,7 +41,7 @@ def sample_contexts(
             while len(tokens) - begin < length:
                 batch = collate([tokens], lm.device)
                 logits = lm(batch.tokens, use_cache=False).logits[0, -1].float().cpu()
-                logits[special[special < len(logits)]] = -torch.inf  # an added [PAD] is beyond them
+                logits[special[special < len(logits)]] = -torch.inf  # an added [PAD] has no logit
                 pool, candidates = logits.topk(top_k)
                 draw = torch.multinomial(pool.softmax(0), 1, generator=generator)
                 tokens.append(int(candidates[draw]))

@@ -1,4 +1,4 @@
-"""Greedy continuations of prompts: what a reader of the model's text sees."""
+"""Greedy continuations of prompts."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,23 +28,23 @@ def generate(
     max_new_tokens: int = 50,
     batch_tokens: int = 4096,
 ) -> list[str]:
-    """The most probable next token, again and again, up to a stop, an end token or the limit.
+    """Greedy decoding of each prompt up to a stop, an end token or the limit.
 
-    Prompts are encoded as they are judged, by :func:`target_span`: with the tokenizer's special
-    tokens, and without blanks at the end, which belong to the continuation. One too long for the
-    model loses its beginning.
+    Prompts are encoded as for judging, by :func:`target_span`: with the tokenizer's special
+    tokens, and without trailing blanks, which belong to the continuation. A prompt too long for
+    the model is truncated on the left.
 
     Args:
-        lm: the model; its own generation settings play no part, but for its end tokens.
+        lm: the model; of its own generation settings only the end tokens apply.
         tokenizer: its tokenizer.
         prompts: texts to continue.
-        until: texts of which the first to come ends a continuation, and is not part of it; a
-            special token among them does so too.
+        until: stops; the first to occur ends a continuation and is not part of it. A special token
+            may be one.
         max_new_tokens: of a continuation.
-        batch_tokens: most tokens of a batch, padding and continuations included.
+        batch_tokens: maximum tokens of a batch, including padding and continuations.
 
     Returns:
-        Each prompt's continuation, with the blank that it may begin with.
+        Each prompt's continuation, including a leading blank.
 
     Raises:
         ValueError: if a prompt or a stop is empty, or the limit leaves no room for a prompt.
@@ -60,7 +60,7 @@ def generate(
         batch = padded_left(collate([rows[number] for number in numbers], lm.device))
         speech = Speech(lm, tokenizer, batch.tokens, until)
         with _greedy(lm):
-            tokens = lm.generate(  # type: ignore[operator] # that of GenerationMixin
+            tokens = lm.generate(  # type: ignore[operator] # GenerationMixin's
                 batch.tokens,
                 attention_mask=batch.mask,
                 position_ids=batch.positions,
@@ -73,7 +73,7 @@ def generate(
 
 
 def _batches(lengths: list[int], batch_tokens: int, boundary: int | None) -> Iterator[list[int]]:
-    """Texts of similar length; those that may grow beyond the boundary each by itself."""
+    """Texts of similar length; each that may cross the boundary is a batch of its own."""
     for numbers in batches_by_length(lengths, batch_tokens, boundary):
         if boundary is not None and lengths[numbers[0]] > boundary:
             yield from ([number] for number in numbers)
@@ -82,10 +82,10 @@ def _batches(lengths: list[int], batch_tokens: int, boundary: int | None) -> Ite
 
 
 def prompt_room(lm: PreTrainedModel, max_new_tokens: int) -> int:
-    """Most tokens of a prompt that the model can read and still go on for so many.
+    """Maximum tokens of a prompt that leave room for ``max_new_tokens`` in the model's window.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if no prompt fits.
     """
     window = longest_text(lm)
     if not 0 < max_new_tokens < window:
@@ -97,7 +97,7 @@ def prompt_room(lm: PreTrainedModel, max_new_tokens: int) -> int:
 
 
 class Speech(StoppingCriteria):
-    """What a batch has said so far; ends generation when every row has come to its end.
+    """The text of a batch so far; ends generation when every row has ended.
 
     Args:
         lm: the model, for its end tokens.
@@ -121,12 +121,12 @@ class Speech(StoppingCriteria):
         self.until = until
 
     def __call__(self, input_ids: Tensor, scores: Any, **options: Any) -> Tensor:
-        """Whether each row is over, ``(b,)``."""
+        """Whether each row has ended, ``(b,)``."""
         over = [over for _, over in self.heard(input_ids)]
         return torch.tensor(over, device=input_ids.device)
 
     def heard(self, tokens: Tensor) -> list[tuple[str, bool]]:
-        """Each row's continuation up to its end, and whether that has come.
+        """Each row's continuation up to its end, and whether it has ended.
 
         Args:
             tokens: ``(b, t)``, prompts and continuations.
@@ -146,7 +146,7 @@ class Speech(StoppingCriteria):
 
 
 def padded_left(batch: TokenBatch) -> TokenBatch:
-    """A right-padded batch with its padding on the left; positions count real tokens only."""
+    """A right-padded batch with its padding moved to the left; positions skip padding."""
     shifts = batch.mask.shape[1] - batch.mask.sum(1)
     columns = torch.arange(batch.mask.shape[1], device=batch.mask.device) - shifts[:, None]
     source = columns % batch.mask.shape[1]
@@ -157,7 +157,7 @@ def padded_left(batch: TokenBatch) -> TokenBatch:
 
 @contextmanager
 def _greedy(lm: PreTrainedModel) -> Iterator[None]:
-    """Inside, the model has no generation settings of its own, such as sampling or penalties."""
+    """Inside, the model's own generation settings, such as sampling or penalties, are removed."""
     own = lm.generation_config
     lm.generation_config = GenerationConfig()
     try:

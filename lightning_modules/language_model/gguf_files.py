@@ -1,4 +1,4 @@
-"""Models in GGUF, llama.cpp's format: quantised weights are dequantised when they are loaded."""
+"""Models in GGUF, llama.cpp's format; quantised weights are dequantised on loading."""
 
 from collections import Counter
 from pathlib import Path
@@ -25,10 +25,10 @@ WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def gguf_file(name: str) -> Path | None:
-    """The GGUF file that a model's name stands for; None if it stands for none.
+    """The GGUF file that a model's name refers to; None if there is none.
 
-    A file is taken for a GGUF; a folder stands for the one that it holds, if it holds no
-    safetensors or PyTorch weights.
+    A file must be a GGUF; a folder refers to the one in it, unless it holds safetensors or PyTorch
+    weights.
 
     Raises:
         FileNotFoundError: if the name ends in ``.gguf`` and there is no such file.
@@ -51,17 +51,17 @@ def gguf_file(name: str) -> Path | None:
 
 
 def load_gguf(file: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """A model, as if it had never been quantised.
+    """The dequantised model.
 
-    The model's config says in ``dequantised_from`` which file and types the weights come from, and
-    keeps saying so in every copy that is saved.
+    The config's ``dequantised_from`` names the file and the types that the weights come from, also
+    in every saved copy.
 
     Args:
         file: a GGUF file that holds a whole model.
         dtype: of the weights in memory.
 
     Raises:
-        ValueError: if the file is no GGUF, is damaged, holds a family or a type of weights that
+        ValueError: if the file is not a GGUF, is damaged, holds a family or a weight type that
             cannot be read, or lacks weights.
     """
     tensors = stored_tensors(file)
@@ -73,14 +73,14 @@ def load_gguf(file: Path, dtype: torch.dtype) -> PreTrainedModel:
         dtype=dtype,
         quantization_config=GgufConfig(dequantize=True),
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are refused below, in one sentence
+        ignore_mismatched_sizes=True,  # refused below, in one sentence
     )
-    lm, found = loaded  # which is not what its annotation says
+    lm, found = loaded  # the annotation says otherwise
     wrong = sorted(found["missing_keys"]) + [name for name, *_ in found["mismatched_keys"]]
     if wrong:
         raise ValueError(
             f"{file} has no weight of the right shape for {len(wrong)} parameters of its model, "
-            f"such as {wrong[0]!r}; if it is one of several parts, merge them first "
+            f"such as {wrong[0]!r}; if it is one part of several, merge them first "
             "(llama-gguf-split --merge)"
         )
     types = Counter(tensor.tensor_type.name for tensor in tensors)
@@ -94,7 +94,7 @@ def stored_tensors(file: Path) -> list[ReaderTensor]:
     """The tensors in a GGUF file, mapped into memory, each of a type that can be dequantised.
 
     Raises:
-        ValueError: if it is no GGUF file, is damaged, or holds a tensor of another type.
+        ValueError: if the file is not a GGUF, is damaged, or holds a tensor of another type.
     """
     with file.open("rb") as stream:
         if stream.read(len(MAGIC)) != MAGIC:
@@ -119,10 +119,11 @@ def stored_tensors(file: Path) -> list[ReaderTensor]:
 
 
 def read_config(file: Path) -> PretrainedConfig:
-    """The config that the file's metadata amount to.
+    """The config from the file's metadata.
 
     Raises:
-        ValueError: if the file is damaged, or its family cannot be read from GGUF or not be edited.
+        ValueError: if the file is damaged, or its family cannot be read from GGUF or cannot be
+            edited.
     """
     stored_tensors(file)
     try:
@@ -140,7 +141,7 @@ def read_tokenizer(file: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in an intact file.
 
     Raises:
-        ValueError: if there is none that can be read.
+        ValueError: if there is no readable one.
     """
     try:
         return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)

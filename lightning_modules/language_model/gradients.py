@@ -1,4 +1,4 @@
-"""A loss' gradient at linear maps, kept as its factors; and maps changed by low-rank updates."""
+"""Gradients at linear maps, kept as factors, and linear maps under low-rank updates."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,8 +22,8 @@ class Factors(NamedTuple):
     """The gradient of a weight ``(out, in)`` as ``gradientsᵀ inputs``: one row per token.
 
     Attributes:
-        inputs: ``(n, in)``, float32, u: what the map received.
-        gradients: ``(n, out)``, float32, δ: the loss' gradient at what it returned.
+        inputs: ``(n, in)``, float32, u: the map's input.
+        gradients: ``(n, out)``, float32, δ: the loss' gradient at the map's output.
     """
 
     inputs: Tensor
@@ -31,7 +31,7 @@ class Factors(NamedTuple):
 
 
 def mlp_weight_names(lm: PreTrainedModel, layer: int) -> list[str]:
-    """The weights of all linear maps of a layer's MLP, by full name, the output map among them."""
+    """Full names of the weights of all linear maps in a layer's MLP, the output map included."""
     output_map(lm, layer)  # refuses a layer that does not exist
     parent = output_weight_name(lm, layer).removesuffix(".weight").rpartition(".")[0]
     return [
@@ -62,7 +62,7 @@ def mean_nll(logits: Tensor, targets: Targets) -> Tensor:
 
 @contextmanager
 def tracing(lm: PreTrainedModel, weights: Iterable[str]) -> Iterator[dict[str, tuple]]:
-    """Collects, per weight, its map's input and a zero added to its output to differentiate by."""
+    """Collects, per weight, its map's input and a zero added to its output, for its gradient."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def hook_for(weight: str) -> Callable:
@@ -85,16 +85,16 @@ def tracing(lm: PreTrainedModel, weights: Iterable[str]) -> Iterator[dict[str, t
 def gradient_factors(
     lm: PreTrainedModel, spans: Sequence[Span], weights: Sequence[str], at_targets: bool = False
 ) -> dict[str, Factors]:
-    """The gradient at each weight of the loss: the mean NLL of all target tokens.
+    """The loss' gradient at each weight; the loss is the mean NLL of all target tokens.
 
     Args:
         lm: the model, frozen.
         spans: texts with their targets.
         weights: full names of linear maps' weights.
-        at_targets: keep only the rows of the tokens whose logits predict a target.
+        at_targets: keep only the rows of tokens whose logits predict a target.
 
     Returns:
-        Per weight its factors, of the tokens that the loss reaches, text after text.
+        The factors per weight, for the tokens that affect the loss, text by text.
 
     Raises:
         FloatingPointError: if the loss is not finite.
@@ -123,7 +123,7 @@ def gradient_factors(
 
 @contextmanager
 def changed(lm: PreTrainedModel, changes: Mapping[str, tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """Inside, weights are ``W + left @ right``, without touching W; gradients reach the factors.
+    """Inside, weights act as ``W + left @ right``; W is untouched, gradients reach the factors.
 
     Args:
         lm: the model.

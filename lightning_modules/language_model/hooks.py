@@ -1,4 +1,4 @@
-"""Hooks for the length of a block: who is called with what, and a map's output moved."""
+"""Hooks within a context: record module calls, or shift a linear map's output."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 
 class Call(NamedTuple):
-    """A call of a module between hidden states.
+    """A module's call from hidden states to hidden states.
 
     Attributes:
         inputs: its first argument.
-        output: what it returned, or the first of several.
-        several: whether it returned a sequence.
+        output: the returned tensor, or the first of several.
+        several: whether the module returned a sequence.
     """
 
     inputs: Tensor
@@ -26,7 +26,7 @@ Calls = Mapping[nn.Module, list[Call]]  # in the order in which the modules firs
 
 
 def first(output: Any) -> Any:
-    """What a module returned, or the first of several."""
+    """A module's output, or the first of several."""
     return output[0] if isinstance(output, tuple | list) and output else output
 
 
@@ -50,7 +50,7 @@ def tracing_calls(root: nn.Module) -> Iterator[dict[nn.Module, list[Call]]]:
 
 @contextmanager
 def moving(module: nn.Module, change: Tensor, places: Tensor) -> Iterator[None]:
-    """Inside, a linear map returns ``change (b, d)`` more at token ``places (b,)`` of each text."""
+    """Inside, ``change (b, d)`` is added to a linear map's output at tokens ``places (b,)``."""
     rows = torch.arange(len(places), device=places.device)
 
     def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:

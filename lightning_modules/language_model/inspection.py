@@ -1,4 +1,4 @@
-"""Where an unknown model keeps its blocks and MLP output maps, found by running it twice."""
+"""Blocks and MLP output maps of an unknown model, found by running it twice."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from .hooks import Calls, moving, tracing_calls
 
-TOKENS, PLACE = 8, 3  # of the probe; the token whose value is moved
+TOKENS, PLACE = 8, 3  # of the probe; the token whose value is shifted
 MLP = re.compile(r"mlp|ffn|feed_?forward|ff_|fc", re.IGNORECASE)
 NOT_MLP = re.compile(r"att|mamba|mixer|ssm|conv|lora|adapter|per_layer", re.IGNORECASE)
 EXPERTS = re.compile(r"expert|router", re.IGNORECASE)
@@ -23,11 +23,11 @@ class Layout(NamedTuple):
     Attributes:
         blocks: the list of transformer blocks, from the root.
         output: the MLP's output map, from a block; its input is the key, its output the value.
-        returns_tuple: whether a block returns a sequence that begins with the hidden states.
-        norm_behind: the norm between the value and the block's output, from a block; empty where
-            the value is simply added to the residual stream.
+        returns_tuple: whether a block returns a sequence that starts with the hidden states.
+        norm_behind: the norm between the value and the block's output, from a block; empty if the
+            value is simply added to the residual stream.
         scale: factor of the value in the block's output, such as Granite's residual multiplier;
-            None where the two are related in another way.
+            None if the two are related in another way.
     """
 
     blocks: str
@@ -38,7 +38,7 @@ class Layout(NamedTuple):
 
 
 def probe_tokens(lm: PreTrainedModel) -> Tensor:
-    """A few different tokens, ``(1, t)``."""
+    """A few distinct tokens, ``(1, t)``."""
     vocabulary: Any = lm.get_input_embeddings().weight
     return ((7 * torch.arange(TOKENS) + 11) % len(vocabulary))[None].to(lm.device)
 
@@ -50,15 +50,15 @@ def tolerance(dtype: torch.dtype) -> float:
 
 @torch.no_grad()
 def find_layout(lm: PreTrainedModel) -> Layout:
-    """Finds blocks, output map and the value's way to the residual stream.
+    """Finds blocks, output map and the value's path to the residual stream.
 
-    The blocks are the longest list of modules that each turn hidden states into hidden states. The
-    output map is one of a block's linear maps outside of attention whose output is as wide as the
-    hidden states: one that is named as an MLP's, of the widest input, the last to run. A value is
-    then moved at one token, and the block's output tells how it got there.
+    The blocks are the longest list of modules that each map hidden states to hidden states. The
+    output map is a linear map of a block, outside of attention, whose output is as wide as the
+    hidden states: preferably named like an MLP's, then with the widest input, then the last to run.
+    Shifting a value at one token shows how it reaches the block's output.
 
     Raises:
-        ValueError: if there is no such list or map, or the blocks do not have one each.
+        ValueError: if there is no such list or map, or not one map per block.
     """
     _require_dense(lm)
     calls = _calls(lm)
@@ -87,7 +87,7 @@ def _require_dense(lm: PreTrainedModel) -> None:
 
 
 def _calls(lm: PreTrainedModel) -> Calls:
-    """The calls in a pass over the probe."""
+    """All module calls in a pass over the probe."""
     with tracing_calls(lm) as calls:
         try:
             lm(probe_tokens(lm), use_cache=False)
@@ -99,7 +99,7 @@ def _calls(lm: PreTrainedModel) -> Calls:
 
 
 def _blocks_path(lm: PreTrainedModel, calls: Calls) -> str:
-    """The longest list whose members each ran once, from hidden states to hidden states."""
+    """The longest list whose members each ran once and map hidden states to hidden states."""
 
     def is_block(module: nn.Module) -> bool:
         ran = calls.get(module, [])
@@ -132,7 +132,7 @@ def _output_path(lm: PreTrainedModel, blocks: Sequence[nn.Module], calls: Calls)
 
 
 def _most_like_an_output(block: nn.Module, calls: Calls) -> str:
-    """By name, then by width of the input, then by order; empty if no map will do."""
+    """The best map by name, then by input width, then by order; empty if no map qualifies."""
     returned = calls[block][0].output
     order = {module: place for place, module in enumerate(calls)}
 
@@ -155,7 +155,7 @@ def _most_like_an_output(block: nn.Module, calls: Calls) -> str:
 
 
 def _way(block: nn.Module, change: Tensor, calls: Calls, moved: Calls) -> tuple[float | None, str]:
-    """A value's factor in the block's output, and the path of the norm that it goes through."""
+    """A value's factor in the block's output, and the path of the norm that it passes through."""
 
     def shift(module: nn.Module, part: str) -> Tensor:
         now, before = (getattr(ran[module][0], part).double() for ran in (moved, calls))

@@ -1,4 +1,4 @@
-"""A language model whose files are whole: what is wrong with the others is said in a sentence."""
+"""Checks that a language model's files are intact, with a one-sentence error if not."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 @contextmanager
 def intact(name: str) -> Iterator[None]:
-    """Inside, a model's files are read.
+    """Inside, a model's files are read; damage becomes one sentence.
 
     Raises:
         ValueError: if the model is an adapter, or its files are damaged.
@@ -32,14 +32,14 @@ def require_merged(lm: PreTrainedModel) -> None:
     """Refuses a model in memory that has an adapter.
 
     Raises:
-        ValueError: if one stands between the model and its weights.
+        ValueError: if it has one.
     """
     if getattr(lm, "peft_config", None):
         raise ValueError(unmerged(type(lm).__name__))
 
 
 def unmerged(name: str) -> str:
-    """What is said of an adapter in the place of a model."""
+    """The error message for an adapter in place of a model."""
     return (
         f"{name!r} holds an adapter, not a whole model; merge it into its model first "
         "(peft: merge_and_unload(), then save_pretrained) and edit the result"

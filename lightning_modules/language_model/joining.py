@@ -1,4 +1,4 @@
-"""What stands between a prompt and the text that goes on from it."""
+"""The separator between a prompt and its continuation."""
 
 import re
 from unicodedata import category
@@ -20,13 +20,13 @@ UNSPACED = re.compile(
 def separator(prompt: str, target: str) -> str:
     """One blank, or nothing.
 
-    Nothing stands before a target if the prompt ends in white space (then the two are joined as
-    they are written), in an opening bracket or quote, or in a script that writes no blanks; nor if
-    the target begins with punctuation that belongs to the word before it.
+    Nothing precedes a target if the prompt ends in white space (the two are then joined as
+    written), in an opening bracket or quote, or in a script without blanks; nor if the target
+    begins with punctuation that attaches to the previous word.
 
     Args:
         prompt: the text before the target.
-        target: without white space around it.
+        target: without surrounding white space.
     """
     last = prompt[-1:]
     attached = last.isspace() or _opens(prompt) or UNSPACED.match(last) or ATTACHED.match(target)
@@ -34,7 +34,7 @@ def separator(prompt: str, target: str) -> str:
 
 
 def _opens(prompt: str) -> bool:
-    """Whether a prompt ends in an opening bracket, or in a quote that follows no word."""
+    """Whether a prompt ends in an opening bracket, or in a quote that does not follow a word."""
     if not prompt:
         return False
     if _is_quote(prompt[-1]):

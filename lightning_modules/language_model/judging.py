@@ -25,9 +25,9 @@ MEASURES = frozenset(
 
 
 class Question(NamedTuple):
-    """A prompt in its frame, the answer wanted and the one it must beat (empty if there is none).
+    """A prompt in its frame, the target answer and the one it must beat (empty if there is none).
 
-    ``between`` is what stands before an answer; if None, what the rule says. Other wordings of the
+    ``between`` separates prompt and answer; None applies the default rule. Other wordings of the
     answer may be ``accepted``: a match with any of them counts.
     """
 
@@ -39,14 +39,14 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a model makes of a question.
+    """A model's response to a question.
 
     Attributes:
-        nll: of the wanted answer, mean per token, in nats.
+        nll: of the target answer, mean per token, in nats.
         rival: of the one it must beat; None if there is none.
-        matched: fraction of the wanted answer's tokens that are the greedy choice, or of those of
-            an accepted answer where that is larger.
-        guesses: the greedy choice at each of them.
+        matched: fraction of the target answer's tokens that are the greedy choice, or of an
+            accepted answer's tokens if that is larger.
+        guesses: the greedy choice at each of the target answer's tokens.
     """
 
     nll: float
@@ -59,9 +59,9 @@ Answered = Mapping[str, Sequence[Answer]]
 
 
 def questions(request: EditRequest) -> dict[str, list[Question]]:
-    """What a request asks: itself, its paraphrases, its neighbors by their own answers, and more.
+    """A request's questions: itself, its paraphrases, neighbors with their own answers, and more.
 
-    Portability has what follows from the edit, which need not have been asked before it.
+    Portability holds what follows from the edit; it need not be scored before the edit.
     """
     new, true = request.target_new, request.target_true
     frame = request.frame
@@ -76,7 +76,7 @@ def questions(request: EditRequest) -> dict[str, list[Question]]:
 
 
 def neighbors(request: EditRequest) -> dict[str, list[Question]]:
-    """The neighbors alone, without an answer that they must beat."""
+    """Only the neighbors, without an answer to beat."""
     asked = [_framed(request.frame, p.prompt, p.answer, "") for p in request.neighborhood]
     return {"neighborhood": asked}
 
@@ -92,12 +92,12 @@ def answers(
     tokenizer: PreTrainedTokenizerFast,
     asked: Sequence[Mapping[str, Sequence[Question]]],
 ) -> list[Answered]:
-    """The answers to each request's questions, group by group; all are asked at once.
+    """The answers to each request's questions, group by group, scored in one call.
 
     Args:
-        score: scores spans on the model in question.
+        score: scores spans on the model.
         tokenizer: the model's.
-        asked: of each request.
+        asked: each request's questions.
     """
     flat = [question for groups in asked for group in groups.values() for question in group]
 
@@ -128,12 +128,12 @@ def measures(answered: Answered, unedited: Sequence[Sequence[int]] = ()) -> dict
 
     ``NAME`` is the fraction with P(wanted) > P(rival), by mean log-probability per token as in
     ROME's evaluation; ``NAME_magnitude`` the mean difference of these probabilities.
-    ``NAME_token_accuracy`` is the fraction of the wanted answer's tokens that are the greedy choice
-    under teacher forcing, as in EasyEdit's; ``NAME_exact_match`` the fraction of answers of which
-    all tokens are; both take the best of a probe's accepted answers, all else the first of them.
-    ``neighborhood_agreement`` is EasyEdit's locality: the fraction of the greedy
-    choices at a neighbor's answer that are also the unedited model's, right or wrong. What a
-    request cannot tell is absent.
+    ``NAME_token_accuracy`` is the fraction of the target answer's tokens that are the greedy choice
+    under teacher forcing, as in EasyEdit's; ``NAME_exact_match`` the fraction of answers whose
+    tokens all are. Both use the best of a probe's accepted answers, the others the first.
+    ``neighborhood_agreement`` is EasyEdit's locality: the fraction of greedy choices at a
+    neighbor's answer that equal the unedited model's, right or wrong. Measures that a request
+    does not support are absent.
 
     Args:
         answered: by group.

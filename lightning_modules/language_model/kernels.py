@@ -1,4 +1,4 @@
-"""Faster kernels for a frozen model's own formulas; what they give differs by rounding alone."""
+"""Faster kernels for a frozen model's own formulas; results differ only by rounding."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from transformers.pytorch_utils import Conv1D
 
 
 class _OneDNN(torch.autograd.Function):
-    """``x Wᵀ + b`` by oneDNN, differentiable with respect to x alone."""
+    """``x Wᵀ + b`` by oneDNN, differentiable only with respect to x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        # of other strides than these oneDNN's reference code takes seconds
+        # with other strides oneDNN falls back to reference code, which takes seconds
         return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
     @staticmethod
@@ -26,7 +26,7 @@ class _OneDNN(torch.autograd.Function):
 
 
 def _suits(module: nn.Linear | Conv1D, x: Tensor) -> bool:
-    """Whether torch would multiply with MKL, uncompiled, and keep no gradient of the map."""
+    """Whether torch would multiply with MKL, uncompiled, and need no gradient of the map."""
     weight, bias = module.weight, module.bias
     if torch.compiler.is_compiling() or weight.requires_grad or not weight.is_contiguous():
         return False
@@ -35,7 +35,7 @@ def _suits(module: nn.Linear | Conv1D, x: Tensor) -> bool:
 
 
 class FastLinear(nn.Linear):
-    """A linear map that leaves float32 on the CPU to oneDNN."""
+    """A linear map that uses oneDNN for float32 on the CPU."""
 
     def forward(self, input: Tensor) -> Tensor:
         """The map's output ``(..., out)``."""
@@ -45,7 +45,7 @@ class FastLinear(nn.Linear):
 
 
 class FastConv1D(Conv1D):
-    """GPT-2's linear map, its weight transposed, likewise."""
+    """The same for GPT-2's linear map, whose weight is transposed."""
 
     def forward(self, x: Tensor) -> Tensor:
         """The map's output ``(..., out)``."""
@@ -61,10 +61,10 @@ class FastGELU(NewGELUActivation):
 
 
 def use_fast_kernels(lm: PreTrainedModel) -> None:
-    """From now on the model computes its linear maps and its GELU by the faster kernels.
+    """Makes the model compute its linear maps and its GELU with the faster kernels.
 
-    MKL, by which torch multiplies float32, uses AVX-512 on Intel's processors only; oneDNN, which
-    torch brings along, on all that have it.
+    MKL, torch's float32 backend, uses AVX-512 only on Intel's processors; oneDNN, which torch
+    includes, on all that have it.
     """
     faster: dict[type, type] = {NewGELUActivation: FastGELU}
     if torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available():

@@ -1,4 +1,4 @@
-"""Keys of a layer and states of a later one, at the subject's last token, as the model is now."""
+"""Keys of a layer and states of a later one at the subject's last token, in the current model."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,11 +16,11 @@ from .tokens import Span, collate, first_token, located_span
 
 
 class SubjectStates(NamedTuple):
-    """What n requests are to a model in c contexts, of which the first is the plain one.
+    """A model's states for n requests in c contexts; the first context is the plain one.
 
     Attributes:
         keys: ``(n, c, f)``, inputs of the layer's output map.
-        hidden: ``(n, d)``, the residual stream behind the later layer, in the first context.
+        hidden: ``(n, d)``, the residual stream after the later layer, in the first context.
     """
 
     keys: Tensor
@@ -28,14 +28,14 @@ class SubjectStates(NamedTuple):
 
 
 class Keyed(NamedTuple):
-    """A request and the keys that it has in one layer.
+    """A request and its keys in one layer.
 
     Attributes:
-        request: it.
+        request: the request.
         begins: whether the subject's last token is the prompt's first, special tokens aside.
         keys: ``(f,)`` each, float32, on the CPU, by kind: ``plain`` is at the subject's last token
-            in the prompt, ``mean`` over all contexts, ``prefixed`` behind one of them,
-            ``direction`` the mean key behind ``C⁻¹``, of unit length, and ``first`` at the
+            in the prompt, ``mean`` the mean over all contexts, ``prefixed`` after one of them,
+            ``direction`` the mean key multiplied by ``C⁻¹``, of unit length, and ``first`` at the
             prompt's first token.
     """
 
@@ -50,7 +50,7 @@ def first_token_keys(
     layer: int,
     requests: Sequence[EditRequest],
 ) -> tuple[Tensor, list[int]]:
-    """Keys ``(n, f)`` at the first token of each prompt, and where these tokens are."""
+    """Keys ``(n, f)`` at the first token of each prompt, and the indices of these tokens."""
     spans = [first_token(tokenizer, request.frame.around(request.text)) for request in requests]
     return keys_at_subjects(lm, layer, spans), [span.subject for span in spans]
 
@@ -74,12 +74,12 @@ def subject_states(
     contexts: Sequence[str],
     requests: Sequence[EditRequest],
 ) -> SubjectStates:
-    """Runs requests in every context, no further than the subject and the later layer.
+    """Runs requests in every context, only up to the subject and the later layer.
 
     Args:
         lm: the model.
         tokenizer: its tokenizer.
-        layers: the one whose keys, and the one whose hidden states are recorded.
+        layers: the one to record keys of, and the one to record hidden states of.
         contexts: templates with one ``{}``, the plain one first.
         requests: the facts to change.
     """

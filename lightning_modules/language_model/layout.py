@@ -1,4 +1,4 @@
-"""Where a language model keeps its blocks and the linear maps that are edited."""
+"""Where a language model keeps its blocks and the linear maps to edit."""
 
 from typing import cast
 
@@ -26,7 +26,7 @@ LAYOUTS = {
 
 
 def require_dense_decoder(config: PretrainedConfig) -> None:
-    """Refuses what has no weights to edit.
+    """Refuses models without editable weights.
 
     Raises:
         ValueError: if the model is an encoder-decoder, quantised, or a mixture of experts.
@@ -46,7 +46,7 @@ def require_dense_decoder(config: PretrainedConfig) -> None:
 
 
 def layout_of(lm: PreTrainedModel) -> Layout:
-    """The layout of a model: its family's row in ``LAYOUTS``, or what inspection finds, once.
+    """A model's layout: its family's row in ``LAYOUTS``, or the result of inspection, run once.
 
     Raises:
         ValueError: if the model cannot be edited.
@@ -80,7 +80,7 @@ def output_map(lm: PreTrainedModel, layer: int) -> nn.Module:
 
 
 def norm_behind(lm: PreTrainedModel, layer: int) -> nn.Module | None:
-    """The norm that a layer's value goes through on its way into the block's output."""
+    """The norm that a layer's value passes through before the block's output."""
     path = layout_of(lm).norm_behind
     return blocks(lm)[layer].get_submodule(path) if path else None
 
@@ -103,20 +103,20 @@ def output_weight_name(lm: PreTrainedModel, layer: int) -> str:
 
 
 def layer_of(lm: PreTrainedModel, name: str) -> int:
-    """The layer of a parameter inside a block; 0 for one outside of all blocks."""
+    """The layer of a parameter inside a block; 0 for one outside."""
     prefix = layout_of(lm).blocks + "."
     return int(name.removeprefix(prefix).split(".")[0]) if name.startswith(prefix) else 0
 
 
 def oriented(lm: PreTrainedModel, name: str, weight: Tensor | None = None) -> Tensor:
-    """A weight seen as ``(out, in)``, whatever way round the module stores it; not a copy.
+    """A view of a weight as ``(out, in)``, however the module stores it.
 
-    A bias is seen as ``(out, 1)``.
+    A bias becomes ``(out, 1)``.
 
     Args:
         lm: the model.
         name: of the parameter.
-        weight: values stored the same way, to be seen in its place.
+        weight: values stored the same way, to view instead.
     """
     weight = lm.get_parameter(name) if weight is None else weight
     if weight.ndim == 1:

@@ -1,4 +1,4 @@
-"""A causal language model and its tokenizer, from a folder or the hub, ready to be edited."""
+"""A causal language model and its tokenizer, from a folder or the hub, ready to edit."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ from .tokens import fast
 
 EMBEDDED = Path(__file__).parents[2] / "data_modules" / "embedded" / "lm"
 SAMPLES_PER_WEIGHT = 4096
-FETCHED = {"models/smollm2-135m": "make smollm2"}  # folders that a command makes
+FETCHED = {"models/smollm2-135m": "make smollm2"}  # folders that a command creates
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -37,10 +37,10 @@ def load(
     Args:
         name: ``embedded``, a folder, a GGUF file, or a model's name on the hub.
         dtype: of the weights in memory.
-        trust_remote_code: run code that comes with the model.
+        trust_remote_code: run code shipped with the model.
 
     Raises:
-        FileNotFoundError: if there is no such folder and no such model can be reached.
+        FileNotFoundError: if there is no such folder and no such model on the hub.
         ValueError: if the family is unsupported, a GGUF cannot be read, the tokenizer is not a
             fast one, or a weight is not finite.
     """
@@ -66,12 +66,12 @@ def load_unweighted(
     """A model's configuration and its tokenizer, without its weights.
 
     Raises:
-        FileNotFoundError: if there is no such folder and no such model can be reached.
+        FileNotFoundError: if there is no such folder and no such model on the hub.
         ValueError: if the model is an adapter, its files are damaged, the family is unsupported, a
             GGUF cannot be read, or the tokenizer is not a fast one.
     """
     if name in FETCHED and not Path(name).is_dir():
-        raise FileNotFoundError(f"no language model {name!r} yet; fetch it by: {FETCHED[name]}")
+        raise FileNotFoundError(f"no language model {name!r} yet; fetch it with: {FETCHED[name]}")
     with intact(name):
         file = gguf_file(name)
         if file is not None:
@@ -87,28 +87,28 @@ def load_unweighted(
 
 
 def require_own_dtype(precision: str) -> None:
-    """Refuses a Trainer's precision other than the one that leaves a model as it is.
+    """Refuses a Trainer precision that would override the model's own.
 
     Raises:
-        ValueError: if it would change the model's own.
+        ValueError: if it would.
     """
     if precision != "32-true":
         raise ValueError(
             f"--trainer.precision {precision} does not apply here; leave it out, and choose the "
-            "model's precision by --model.dtype (float32, bfloat16 or float16)"
+            "model's precision with --model.dtype (float32, bfloat16 or float16)"
         )
 
 
 def unreachable(name: str) -> FileNotFoundError:
-    """What is said where there is no such model."""
+    """The error for a model that does not exist."""
     return FileNotFoundError(
         f"no language model {name!r}: it is neither a folder with config.json and weights nor "
-        "a model of the hub that can be reached; check the spelling, or give a local folder"
+        "a reachable model on the hub; check the spelling, or give a local folder"
     )
 
 
 def _auto_class(config: PretrainedConfig) -> Any:
-    """Who loads such a model: one that reads images too is loaded whole, its text part edited."""
+    """The class that loads a model; one that also reads images is loaded whole, its text edited."""
     sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     return AutoModelForImageTextToText if sees and not causal else AutoModelForCausalLM
@@ -117,10 +117,10 @@ def _auto_class(config: PretrainedConfig) -> Any:
 def load_pretrained(
     name: str, config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool
 ) -> PreTrainedModel:
-    """A model from a folder in Hugging Face's form, or from the hub.
+    """A model from a folder in Hugging Face's format, or from the hub.
 
     Raises:
-        FileNotFoundError: if there is no such folder and no such model can be reached.
+        FileNotFoundError: if there is no such folder and no such model on the hub.
     """
     source = EMBEDDED if name == "embedded" else name
     try:
@@ -134,13 +134,13 @@ def load_pretrained(
 def artefact_file(
     kind: str, path: str | None, lm_name: str, model: str, suffix: str = ".safetensors"
 ) -> Path:
-    """Where something that was made from a model, and fits no other, is kept.
+    """The file of an artefact computed from one model and valid only for it.
 
-    Its name ends in the model's digest, by which it is found however the model's path is spelled.
+    Its name ends in the model's digest, so any spelling of the model's path finds it.
 
     Args:
-        kind: what it is, such as ``key_statistics``.
-        path: a file given by the user, which wins.
+        kind: of artefact, such as ``key_statistics``.
+        path: a file given by the user, which takes precedence.
         lm_name: the model's name.
         model: the model's fingerprint.
         suffix: of the file's name.
@@ -161,7 +161,7 @@ def artefact_file(
 def fingerprint(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> str:
     """A hash of the model's weights (a strided sample of each) and of its vocabulary.
 
-    A model whose texts begin at another position than 0 (``positions.begin_at``) says so in it.
+    It includes the first position if that is not 0 (``positions.begin_at``).
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, parameter in lm.named_parameters():

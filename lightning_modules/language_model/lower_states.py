@@ -1,4 +1,4 @@
-"""Hidden states below an edit: constant during a run, so computed once per text."""
+"""Hidden states below an edit; constant during a run, so computed once per text."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,15 +12,14 @@ from .shortcuts import shortcuts_of
 
 
 class LowerStates:
-    """Inputs of the lowest edited block, kept for batches of text that come again.
+    """Inputs of the lowest edited block, cached for batches of text that recur.
 
     Args:
-        layer: the lowest edited layer; below layer 0 there is nothing to keep.
-        budget: most bytes kept where the model is.
-        host_budget: most bytes kept on the host; batches beyond both run through all layers
-            every time.
-        newest: make room for the newest batch by forgetting the oldest, instead of keeping what
-            came first.
+        layer: the lowest edited layer; below layer 0 there is nothing to cache.
+        budget: maximum bytes cached on the model's device.
+        host_budget: maximum bytes cached on the host; batches beyond both budgets run through all
+            layers every time.
+        newest: evict the oldest batch to make room for the newest, instead of keeping the first.
     """
 
     def __init__(
@@ -36,7 +35,7 @@ class LowerStates:
     def reused(
         self, lm: PreTrainedModel, rows: Sequence[Sequence[int]], copies: int = 1
     ) -> Iterator[None]:
-        """Inside, a pass over so many copies of these rows starts at the edited layer if it can."""
+        """Inside, a pass over ``copies`` of these rows starts at the edited layer if possible."""
         key = tuple(map(tuple, rows))
         if self.layer == 0 or not shortcuts_of(lm).lower:
             yield

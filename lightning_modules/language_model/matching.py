@@ -1,4 +1,4 @@
-"""Whether a text that a model wrote is an accepted answer, as each task's authors decide it."""
+"""Whether a generated text matches an accepted answer, by each task's own rule."""
 
 import re
 import string
@@ -11,7 +11,7 @@ SQUAD_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
 def nq_open(said: str, answers: Sequence[str]) -> dict[str, float]:
-    """Exact match with one of the answers, without case, punctuation and articles."""
+    """Exact match with one of the answers, ignoring case, punctuation and articles."""
     return {"nq_open": float(_bare(said.strip()) in map(_bare, answers))}
 
 
@@ -20,9 +20,9 @@ def _bare(text: str) -> str:
 
 
 def squad_v2(said: str, answers: Sequence[str]) -> dict[str, float]:
-    """SQuAD 2.0's exact match and F1 of words, the best over the answers.
+    """SQuAD 2.0's exact match and word F1, the best over the answers.
 
-    Where the passage holds no answer, only an empty text is right.
+    If the passage holds no answer, only an empty text is correct.
     """
     golds = [gold for gold in map(squad_words, answers) if gold] or [[]]
     words = squad_words(said)
@@ -38,7 +38,7 @@ def squad_words(text: str) -> list[str]:
 
 
 def word_f1(words: Sequence[str], gold: Sequence[str]) -> float:
-    """Harmonic mean of precision and recall of words; of empty texts, whether both are."""
+    """Harmonic mean of word precision and recall; if a text is empty, whether both are."""
     if not words or not gold:
         return float(words == gold)
     return 2 * sum((Counter(words) & Counter(gold)).values()) / (len(words) + len(gold))

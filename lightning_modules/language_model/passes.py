@@ -1,4 +1,4 @@
-"""Forward passes that leave out what an edit cannot change."""
+"""Forward passes that skip what an edit cannot change."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -39,12 +39,12 @@ def recording(modules: Mapping[Any, nn.Module], stop_at: nn.Module | None = None
 
 @contextmanager
 def starting_at(lm: PreTrainedModel, layer: int, hidden: Tensor) -> Iterator[None]:
-    """Inside, blocks below ``layer`` do nothing and what follows them receives ``hidden``.
+    """Inside, blocks below ``layer`` are skipped and the next module receives ``hidden``.
 
     Args:
         lm: the model; its own embedding, masks, norm and head still run.
-        layer: the first block that runs, at least 1; their number if none is to run.
-        hidden: ``(b, t, d)``, the output of the block before.
+        layer: the first block to run, at least 1; the number of blocks to run none.
+        hidden: ``(b, t, d)``, the output of the previous block.
     """
     returns_tuple = layout_of(lm).returns_tuple
 
@@ -65,8 +65,8 @@ def starting_at(lm: PreTrainedModel, layer: int, hidden: Tensor) -> Iterator[Non
 def heads_only_at(lm: PreTrainedModel, rows: Tensor, columns: Tensor) -> Iterator[None]:
     """Inside, the output head sees only the hidden states at ``(rows, columns)``, each ``(n,)``.
 
-    The model then returns logits of shape ``(1, n, v)``. Where its self-test found that it reads
-    its head's input in another way, all logits are computed and those asked for are returned.
+    The model then returns logits of shape ``(1, n, v)``. If its self-test found that this changes
+    the logits, all of them are computed and those at ``(rows, columns)`` returned.
     """
 
     def pick(module: nn.Module, args: tuple) -> tuple:
@@ -101,9 +101,9 @@ def picked_logits(lm: PreTrainedModel, batch: TokenBatch, rows: Tensor, columns:
 
 @contextmanager
 def read_only_at(lm: PreTrainedModel, rows: Tensor, columns: Tensor) -> Iterator[None]:
-    """Inside, what comes behind the last attention runs only at ``(rows, columns)``, each ``(n,)``.
+    """Inside, modules after the last attention run only at ``(rows, columns)``, each ``(n,)``.
 
-    The model then returns logits of shape ``(1, n, v)``; elsewhere the last MLP gives zeros, which
+    The model then returns logits of shape ``(1, n, v)``; elsewhere the last MLP returns zeros that
     nothing reads.
     """
     mlp = blocks(lm)[-1].get_submodule(layout_of(lm).output.rpartition(".")[0])

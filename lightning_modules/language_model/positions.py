@@ -1,4 +1,4 @@
-"""Which position a text's first token has: the second one's, under Second2First."""
+"""The position of a text's first token: the second token's, under Second2First."""
 
 import inspect
 import sys
@@ -12,22 +12,22 @@ from .reach import positions_of
 
 
 def longest_text(lm: PreTrainedModel) -> int:
-    """Most tokens that a model has positions for; ``sys.maxsize`` where it sets no limit."""
+    """Maximum number of tokens of a text for a model; ``sys.maxsize`` if it sets no limit."""
     return positions_of(lm.config) or sys.maxsize
 
 
 def begin_at(lm: PreTrainedModel, position: int) -> None:
-    """From now on gives the first token of every text this position; 0 is its own.
+    """Sets the position of the first token of every text; 0 is the default.
 
-    With 1 it has the second token's embedding where positions are learned, and its angle where
-    they are rotary (*Second2First* of The Fall of ROME, section 4.2). All other tokens keep theirs.
+    With 1 it gets the second token's embedding if positions are learned, or its angle if they are
+    rotary (*Second2First* of The Fall of ROME, section 4.2). All other tokens keep theirs.
 
     Args:
-        lm: the model, whose every forward pass is meant, with a cache or without.
-        position: within the positions that the model knows.
+        lm: the model; every forward pass is affected, with or without a cache.
+        position: within the model's positions.
 
     Raises:
-        ValueError: if the model does not know the position, or none at all.
+        ValueError: if the model has no such position, or no positions at all.
     """
     known = longest_text(lm)
     takes = inspect.signature(type(lm.base_model).forward).parameters
@@ -50,10 +50,10 @@ def begin_at(lm: PreTrainedModel, position: int) -> None:
 def _moved(
     lm: PreTrainedModel, module: Any, args: tuple, kwargs: dict[str, Any]
 ) -> tuple[tuple, dict[str, Any]]:
-    """The same call with explicit positions, in which 0 has become the model's first position."""
+    """The same call with explicit positions, with 0 replaced by the model's first position."""
     tokens = args[0] if args else kwargs["input_ids"]
     mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
-    if mask is None:  # without one, positions that do not count up would part the text in two
+    if mask is None:  # without one, positions that do not count up would split the text
         past = kwargs.get("past_key_values")
         before = past.get_seq_length() if past is not None else 0
         mask = tokens.new_ones(len(tokens), before + tokens.shape[1])

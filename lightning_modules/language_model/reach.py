@@ -1,4 +1,4 @@
-"""How much a model reads at once, and longer texts in windows of that length."""
+"""A model's maximum text length, and longer texts in windows of that length."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,14 +14,14 @@ NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 
 class Reach(NamedTuple):
-    """What a model can read and its method can edit, known before the weights are loaded.
+    """Limits of a model and its method, known before the weights are loaded.
 
     Attributes:
         lm: the model's name.
         method: the method's name.
         needs_subject: whether the method edits at a subject's token.
         positions: tokens that the model reads at once; None if there is no limit.
-        before: tokens that the method puts before a prompt, at most.
+        before: maximum number of tokens that the method puts before a prompt.
         tokenizer: the model's.
     """
 
@@ -33,29 +33,29 @@ class Reach(NamedTuple):
     tokenizer: PreTrainedTokenizerFast
 
     def tokens(self, prompt: str, target: str = "") -> int:
-        """Tokens of a prompt and its target, with special tokens."""
+        """Number of tokens of a prompt and its target, including special tokens."""
         return len(target_span(self.tokenizer, prompt, target).tokens)
 
     def watched_tokens(self, text: str) -> int:
-        """Tokens of a watched text, which has no special ones."""
+        """Number of tokens of a watched text, which has no special tokens."""
         return len(text_span(self.tokenizer, text).tokens)
 
 
 def positions_of(config: PretrainedConfig) -> int | None:
-    """Tokens that a model reads at once; None where its configuration names no limit."""
+    """Tokens that a model reads at once; None if its configuration sets no limit."""
     text = config.get_text_config()
     found = (getattr(text, name, None) for name in NAMES)
     return next((number for number in found if isinstance(number, int) and number > 1), None)
 
 
 def windows(span: Span, length: int | None) -> list[Span]:
-    """A text in pieces that the model can read, which predict every token but the first once.
+    """A text split into pieces the model can read; every token but the first is predicted once.
 
-    Each piece begins with the last token of the one before it.
+    Each piece begins with the last token of the previous one.
 
     Args:
         span: a watched text.
-        length: tokens of a piece; None leaves the text whole.
+        length: tokens per piece; None keeps the text whole.
     """
     if length is None or len(span.tokens) <= length:
         return [span]
@@ -71,8 +71,8 @@ def scores_in_windows(
     Args:
         texts: watched texts.
         length: tokens that the model reads at once; None if there is no limit.
-        score: scores of pieces, each repeated ``copies`` times.
-        copies: how often each text is repeated.
+        score: scores pieces, each repeated ``copies`` times.
+        copies: number of repetitions of each text.
     """
     pieces = [windows(text, length) for text in texts]
     scores = score([piece for own in pieces for piece in own])
@@ -84,8 +84,8 @@ def of_texts(scores: Scores, pieces: Sequence[int], copies: int = 1) -> Scores:
 
     Args:
         scores: of all pieces, text by text, copy by copy.
-        pieces: how many each text has.
-        copies: how often each text was scored.
+        pieces: number of pieces per text.
+        copies: number of times each text was scored.
     """
     if all(count == 1 for count in pieces):
         return scores

@@ -7,10 +7,10 @@ from transformers import PreTrainedModel
 
 
 def rope_boundary(lm: PreTrainedModel) -> int | None:
-    """Longest text that is read by the short scale; None for a model with one scale.
+    """Longest text read with the short scale; None for a model with one scale.
 
-    transformers reads a whole batch by the long scale as soon as one text is longer, padding
-    included. Texts on both sides must not share a batch, or a score would depend on its neighbours.
+    transformers reads a whole batch with the long scale as soon as one text is longer, padding
+    included. Texts on both sides must not share a batch, or a score would depend on its neighbors.
     """
     config = lm.config.get_text_config(decoder=True)
     parameters = getattr(config, "rope_parameters", None) or {}
@@ -24,9 +24,9 @@ def rope_boundary(lm: PreTrainedModel) -> int | None:
 
 
 def refuse_mixed_lengths(lm: PreTrainedModel) -> None:
-    """From now on no batch may hold texts on both sides of the boundary.
+    """Makes the model refuse batches with texts on both sides of the boundary.
 
-    Such a pass raises a ValueError. Models with one scale are left alone.
+    Such a pass raises a ValueError. Models with one scale are unaffected.
     """
     boundary = rope_boundary(lm)
     if boundary is None or hasattr(lm, "rope_boundary"):
@@ -44,6 +44,6 @@ def _require_one_side(boundary: int, module: Any, args: tuple, kwargs: dict[str,
     if (lengths <= boundary).any():
         raise ValueError(
             f"texts of {int(lengths.min())} and of {int(lengths.max())} tokens are in one batch, "
-            f"and this model reads texts of more than {boundary} by other rotary positions "
+            f"and this model reads texts of more than {boundary} with other rotary positions "
             "(longrope); give texts on one side of that length"
         )

@@ -1,4 +1,4 @@
-"""The one judging primitive: how probable a model finds given tokens."""
+"""The one judging primitive: the log-likelihood of given tokens."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
@@ -14,18 +14,18 @@ from .passes import picked_logits
 from .rope import rope_boundary
 from .tokens import Span, collate
 
-PADDING = 0.1  # largest share of a batch,
-SMALL = 256  # unless it has no more tokens than these: then a pass costs about the same
+PADDING = 0.1  # maximum share of a batch,
+SMALL = 256  # unless it has at most this many tokens: a pass then costs about the same
 
 
 class Scores(NamedTuple):
-    """Per text, on the CPU: what perplexity, choice and match are reductions of.
+    """Per text, on the CPU: the quantities that perplexity, choice and match reduce.
 
     Attributes:
         log_prob: ``(n,)`` float64, sum of the predicted tokens' log-probabilities, in nats.
         length: ``(n,)``, number of predicted tokens.
-        greedy: ``(n,)``, how many of them are the most probable token at their place.
-        guesses: ``(sum of lengths,)``, the most probable token at each place, text by text.
+        greedy: ``(n,)``, how many of them are the most probable token at their position.
+        guesses: ``(sum of lengths,)``, the most probable token at each position, text by text.
     """
 
     log_prob: Tensor
@@ -46,7 +46,7 @@ class TokenScores(NamedTuple):
         log_prob: float64, in nats.
         hit: 1 where the most probable token is the predicted one.
         guess: the most probable token.
-        row: which text of the batch it is of, ascending.
+        row: index of its text in the batch, ascending.
     """
 
     log_prob: Tensor
@@ -64,23 +64,23 @@ def score(
     copies: int = 1,
     share: tuple[int, int] = (0, 1),
 ) -> Scores:
-    """Scores of each span's tokens from ``start`` on, in the order given.
+    """Scores of each span's tokens from ``start`` on, in the given order.
 
-    Sums are float64, and exact to float32 logits even where a collapsed model gives hundreds of
-    nats per token. Spans run in batches of similar length.
+    Sums are float64, and exact to float32 logits even if a collapsed model yields hundreds of nats
+    per token. Spans run in batches of similar length.
 
     Args:
         lm: the model.
         spans: texts with their predicted part.
-        batch_tokens: most tokens of a batch, padding included.
-        lower: where hidden states below the edit are kept, for texts that are scored again.
-        copies: how often each text is in its batch, for a model that treats copies differently
+        batch_tokens: maximum tokens of a batch, padding included.
+        lower: cache of hidden states below the edit, for texts that are scored again.
+        copies: copies of each text in its batch, for a model that treats copies differently
             (``apart.edited_apart``); in the result all first copies come first.
-        share: which device of how many this is: it scores its share of the batches, and the sum
-            over the devices is the result.
+        share: this device's rank and the number of devices; each scores its share of the batches,
+            and the sum over the devices is the result.
 
     Raises:
-        MemoryError: if a single text does not fit beside the model.
+        MemoryError: if a single text does not fit into memory beside the model.
     """
     log_prob = torch.zeros(copies, len(spans), dtype=torch.float64)
     greedy = torch.zeros(copies, len(spans), dtype=torch.long)
@@ -107,9 +107,9 @@ def score(
 def batches_by_length(
     lengths: list[int], batch_tokens: int, boundary: int | None = None
 ) -> Iterator[list[int]]:
-    """Indices grouped by similar length: at most ``batch_tokens``, and little of it padding.
+    """Indices grouped by similar length: at most ``batch_tokens``, with little padding.
 
-    Lengths up to the boundary and beyond it never share a group.
+    Lengths up to the boundary never share a group with longer ones.
     """
     group: list[int] = []
     real = 0
@@ -133,7 +133,7 @@ def _fitting(
     lower: LowerStates | None,
     copies: int,
 ) -> Iterator[tuple[list[int], TokenScores]]:
-    """Token scores of a batch, in halves where it does not fit into the device's memory."""
+    """Token scores of a batch, halved while it does not fit into the device's memory."""
     with suppress(torch.OutOfMemoryError):
         yield numbers, _token_scores(lm, [spans[number] for number in numbers], lower, copies)
         return
@@ -158,7 +158,7 @@ def _token_scores(
         for at in range(span.start, len(span.tokens))
     ]
     rows, columns = torch.tensor(places, dtype=torch.long, device=lm.device).reshape(-1, 2).T
-    # a text's last token is not read: answers of one token to the same question share a row
+    # a text's last token is not read: one-token answers to the same question share a row
     read = [tuple(span.tokens[: max(1, len(span.tokens) - 1)]) for span in spans]
     place = {tokens: number for number, tokens in enumerate(dict.fromkeys(read))}
     line = [place[tokens] + copy * len(place) for copy in range(copies) for tokens in read]
@@ -172,7 +172,7 @@ def _token_scores(
     peak, guess = logits.max(-1)
     chosen = logits.gather(1, targets[:, None])[:, 0]
     spread = logits.sub_(peak[:, None]).exp_().sum(-1).log()  # in place: logits are large
-    # peak and choice may lie hundreds of nats apart: their difference needs float64, not more
+    # peak and choice may be hundreds of nats apart: only their difference needs float64
     log_prob = chosen.double() - peak.double() - spread.double()
     hit = (guess == targets).long()
     return TokenScores(log_prob.cpu(), hit.cpu(), guess.cpu(), rows.contiguous().cpu())

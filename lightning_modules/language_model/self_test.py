@@ -1,4 +1,4 @@
-"""Whether a model may be run in parts: each shortcut against passes that leave nothing out."""
+"""Whether a model may be run in parts: each shortcut compared with complete passes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from .shortcuts import shortcuts_of
 from .suffixes import record_suffixes, suffix_logits
 from .tokens import TokenBatch, collate
 
-SHORT = 5  # tokens of the second text, which begins as the first does and is padded
+SHORT = 5  # tokens of the second text, a padded prefix of the first
 SUBJECTS = (3, 1)
 SEARCHES: tuple[Mapping[str, Any], ...] = (  # from the fastest to the exact one
     {},
@@ -27,16 +27,16 @@ SEARCHES: tuple[Mapping[str, Any], ...] = (  # from the fastest to the exact one
 
 
 class Texts(NamedTuple):
-    """Two texts in one batch, and what a whole pass makes of them.
+    """Two texts in one batch, and the results of a complete pass.
 
     Attributes:
         batch: the texts.
-        subjects: ``(b,)``, places where values are moved.
+        subjects: ``(b,)``, positions where values are shifted.
         rows: ``(n,)``, text of every token from its subject on.
-        columns: ``(n,)``, the token's place.
+        columns: ``(n,)``, the token's position.
         logits: ``(n, v)``, there.
-        inputs: ``(b, t, d)`` each, what the blocks of the tried layers received.
-        sizes: root mean square of what these blocks returned.
+        inputs: ``(b, t, d)`` each, inputs of the tested layers' blocks.
+        sizes: root mean square of these blocks' outputs.
     """
 
     batch: TokenBatch
@@ -49,12 +49,12 @@ class Texts(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """A value of a layer moved at each subject.
+    """A layer's value shifted at each subject.
 
     Attributes:
         layer: the layer.
         change: ``(b, d)``, added to the value.
-        logits: ``(n, v)``, of a whole pass.
+        logits: ``(n, v)``, of a complete pass.
     """
 
     layer: int
@@ -64,19 +64,20 @@ class Trial(NamedTuple):
 
 @torch.no_grad()
 def self_test(lm: PreTrainedModel, edited: Sequence[int]) -> None:
-    """Decides which shortcuts a model allows, by passes over a handful of tokens.
+    """Decides which shortcuts a model allows, by passes over a few tokens.
 
     Afterwards ``lm.shortcuts`` holds them, and a longrope model refuses batches across its
-    boundary; nothing else changes. Layers that were tested before are not tested again.
+    boundary; nothing else changes. Layers are tested only once.
 
     Args:
         lm: the model, in eval mode.
-        edited: layers; the lowest, the highest, where values are searched, and at least two.
+        edited: layers; the lowest and the highest, where values are searched, are tested, and at
+            least two.
 
     Raises:
-        ValueError: if even whole passes do not fit together: the model looks ahead, padding or
-            explicit positions change its logits, or a value does not reach them. The sentence
-            tells the difference, relative to the logits' own spread.
+        ValueError: if even complete passes are inconsistent: the model looks ahead, padding or
+            explicit positions change its logits, or a value does not reach them. The message
+            states the difference relative to the logits' own spread.
     """
     refuse_mixed_lengths(lm)
     before = shortcuts_of(lm)
@@ -93,21 +94,21 @@ def self_test(lm: PreTrainedModel, edited: Sequence[int]) -> None:
 
 
 def tried_layers(count: int, edited: Sequence[int]) -> set[int]:
-    """The lowest edited layer and the highest; with the last, or the middle, if these are one."""
+    """The lowest and the highest edited layer; if these are one, also the last or the middle."""
     ends = {min(edited), max(edited)}
     other = count - 1 if max(edited) < count - 1 else count // 2
     return ends if len(ends) > 1 else ends | {other}
 
 
 def difference(logits: Tensor, right: Tensor) -> float:
-    """Largest difference at a token, relative to the spread of the right logits there.
+    """Largest difference at a token, relative to the spread of the correct logits there.
 
     Args:
         logits: ``(n, v)``.
-        right: ``(n, v)``.
+        right: ``(n, v)``, the correct ones.
 
     Returns:
-        Infinity where one of them is not finite.
+        Infinity if one of them is not finite.
     """
     spread = (right.double() - right.double().mean(-1, keepdim=True)).norm(dim=-1)
     found = ((logits.double() - right.double()).norm(dim=-1) / spread).max()
@@ -115,12 +116,12 @@ def difference(logits: Tensor, right: Tensor) -> float:
 
 
 def _whole_logits(lm: PreTrainedModel, batch: TokenBatch) -> Tensor:
-    """Logits ``(b, t, v)`` of whole texts."""
+    """Logits ``(b, t, v)`` of a complete pass."""
     return run(lm, batch).logits
 
 
 def _texts(lm: PreTrainedModel, layers: set[int]) -> Texts:
-    """A text and its beginning, padded, after making sure that each is read as if it were alone."""
+    """A text and its padded beginning, after checking that neither affects the other."""
     long = probe_tokens(lm)[0].tolist()
     batch = collate([long, long[:SHORT]], lm.device)
     with recording({layer: blocks(lm)[layer] for layer in layers}) as seen:
@@ -157,7 +158,7 @@ def _refusal(lm: PreTrainedModel, why: str) -> str:
 
 
 def _trial(lm: PreTrainedModel, layer: int, texts: Texts) -> Trial:
-    """A whole pass with values moved as far as the block's output is large."""
+    """A complete pass with values shifted by the size of the block's output."""
     width = texts.inputs[layer].shape[-1]
     noise = torch.randn(len(SUBJECTS), width, generator=torch.Generator().manual_seed(layer))
     change = (noise * texts.sizes[layer]).to(lm.device, lm.dtype)
@@ -171,7 +172,7 @@ def _trial(lm: PreTrainedModel, layer: int, texts: Texts) -> Trial:
 
 
 def _settle(lm: PreTrainedModel, name: str, found: Callable[[], float]) -> bool:
-    """Tries a shortcut, and gives it up with a note where it differs or fails."""
+    """Tries a shortcut; disables it with a note if it differs or fails."""
     try:
         by = found()
         note = f"would differ by {by:.2g} of the logits' spread"
@@ -187,7 +188,7 @@ def _settle(lm: PreTrainedModel, name: str, found: Callable[[], float]) -> bool:
 
 
 def _settle_search(lm: PreTrainedModel, texts: Texts, trials: list[Trial]) -> None:
-    """Finds the fastest kind of value search that is right."""
+    """Finds the fastest value search that is correct."""
     before = shortcuts_of(lm)
 
     def worst() -> float:
@@ -205,12 +206,12 @@ def _settle_search(lm: PreTrainedModel, texts: Texts, trials: list[Trial]) -> No
 
 
 def _head_difference(lm: PreTrainedModel, texts: Texts) -> float:
-    """Of logits computed only where they are read."""
+    """Difference of logits computed only where they are read."""
     return difference(picked_logits(lm, texts.batch, texts.rows, texts.columns), texts.logits)
 
 
 def _search_difference(lm: PreTrainedModel, texts: Texts, trial: Trial) -> float:
-    """Of the changed suffix."""
+    """Difference of the changed suffix."""
     suffixes = record_suffixes(lm, trial.layer, texts.batch, texts.subjects)
     columns = texts.columns - texts.subjects[texts.rows]
     logits = suffix_logits(lm, trial.layer, suffixes, trial.change, texts.rows, columns)
@@ -218,7 +219,7 @@ def _search_difference(lm: PreTrainedModel, texts: Texts, trial: Trial) -> float
 
 
 def _lower_difference(lm: PreTrainedModel, texts: Texts, trial: Trial) -> float:
-    """Of a pass that starts at the edited layer."""
+    """Difference of a pass that starts at the edited layer."""
     with (
         moving(output_map(lm, trial.layer), trial.change, texts.subjects),
         starting_at(lm, trial.layer, texts.inputs[trial.layer]),

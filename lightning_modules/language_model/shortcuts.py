@@ -1,4 +1,4 @@
-"""Which parts of a pass may be left out for a model, as its self-test has found."""
+"""Which parts of a pass may be skipped for a model, according to its self-test."""
 
 from typing import NamedTuple, cast
 
@@ -6,16 +6,16 @@ from transformers import PreTrainedModel
 
 
 class Shortcuts(NamedTuple):
-    """What was tested; whatever is False is done the slow way, which gives the same.
+    """The tested shortcuts; a False one uses the slow path, which gives the same result.
 
     Attributes:
         head: logits are computed only where they are read.
         last_mlp: so is the last MLP, in the value search.
-        masks: the suffix's mask is made once; else the model makes its own in every pass.
+        masks: the suffix's mask is computed once; else the model computes its own in every pass.
         suffix: the value search runs texts from the subject's last token and the edited layer on;
             else every step is a pass over the whole texts.
         lower: texts that are scored again start at the lowest edited layer.
-        layers: the layers in which this was tested.
+        layers: the tested layers.
         notes: what differed or failed, by shortcut.
     """
 

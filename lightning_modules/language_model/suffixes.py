@@ -1,4 +1,4 @@
-"""Texts from the subject's last token on: recorded once, then run with the value changed there."""
+"""Texts from the subject's last token on: recorded once, then run with a changed value there."""
 
 from copy import copy
 from typing import Any, NamedTuple
@@ -17,21 +17,21 @@ from .tokens import TokenBatch
 
 
 class Suffixes(NamedTuple):
-    """Texts from the subject's last token on, with all that lies before and below recorded.
+    """Texts from the subject's last token on, with all states before and below recorded.
 
     Attributes:
         tokens: ``(b, s)``, from the subject's last token on, right-padded.
         positions: ``(b, s)``, their positions in the whole texts.
         mask: ``(b, 1, s, p + s)``, over the recorded positions and then the suffix; by kind of
-            layer where a family has several; None where none is needed. It is made once, since
-            transformers asks the device whether one is needed; ``(b, p + s)`` for a model that
-            must make its own.
+            layer if a family has several; None if not needed. It is computed once, since
+            transformers queries the device to decide; ``(b, p + s)`` for a model that must
+            compute its own.
         hidden: ``(b, s, d)``, output of the edited block.
         past: per block its keys and values before the subject's last token,
             ``(b, heads, p, width)``, right-aligned; of length p but empty up to the edited block.
         keys: ``(b, f)``, the edited map's input at the subject's last token.
         values: ``(b, d)``, its output there.
-        normed: ``(b, d)``, input there of the norm behind the value, where the family has one.
+        normed: ``(b, d)``, input there of the norm after the value, if the family has one.
         whole: the whole texts, for a model that cannot run a suffix alone; ``past`` is then empty.
     """
 
@@ -46,7 +46,7 @@ class Suffixes(NamedTuple):
     whole: TokenBatch | None = None
 
     def chosen(self, rows: Tensor) -> "Suffixes":
-        """Those of some texts, ``rows (m,)``."""
+        """The part for some of the texts, ``rows (m,)``."""
 
         def kept(part: Tensor | None) -> Tensor | None:
             return part if part is None or len(part) < len(self.tokens) else part[rows]
@@ -70,7 +70,7 @@ class Suffixes(NamedTuple):
 def record_suffixes(
     lm: PreTrainedModel, layer: int, batch: TokenBatch, subjects: Tensor
 ) -> Suffixes:
-    """Runs the whole texts once and keeps what an edit of ``layer`` needs.
+    """Runs the whole texts once and records what an edit of ``layer`` needs.
 
     Args:
         lm: the model.
@@ -79,7 +79,7 @@ def record_suffixes(
         subjects: ``(b,)``, index of each subject's last token.
     """
     alone = shortcuts_of(lm).suffix
-    cache = DynamicCache()  # without a config: no layer forgets what lies outside its window
+    cache = DynamicCache()  # without a config: no layer drops states outside its window
     with recording(_recorded(lm, layer)) as seen:
         lm.base_model(
             batch.tokens,
@@ -119,7 +119,7 @@ def record_suffixes(
 
 
 def _recorded(lm: PreTrainedModel, layer: int) -> dict[str, nn.Module]:
-    """The edited map, its block, and the norm behind the value if there is one."""
+    """The edited map, its block, and the norm after the value if there is one."""
     modules = {"map": output_map(lm, layer), "block": blocks(lm)[layer]}
     norm = norm_behind(lm, layer)
     return modules if norm is None else modules | {"norm": norm}
@@ -128,7 +128,7 @@ def _recorded(lm: PreTrainedModel, layer: int) -> dict[str, nn.Module]:
 def _mask(
     lm: PreTrainedModel, hidden: Tensor, mask: Tensor, past: DynamicCache, positions: Tensor
 ) -> Tensor | dict[str, Tensor | None] | None:
-    """The mask of every pass, made once where the model takes one that is made."""
+    """The mask for every pass, computed once if the model accepts one."""
     shortcuts = shortcuts_of(lm)
     if shortcuts.suffix and shortcuts.masks:
         return create_masks_for_generate(lm.config, hidden, mask, past, positions)
@@ -155,10 +155,10 @@ def suffix_logits(
     rows: Tensor,
     columns: Tensor,
 ) -> Tensor:
-    """Logits ``(n, v)`` if the edited map's value at each subject were changed.
+    """Logits ``(n, v)`` with the edited map's value at each subject changed.
 
-    From the subject on, and above the edited layer; by a pass over the whole texts for a model
-    whose self-test has found that this differs.
+    Runs only from the subject on, above the edited layer; or the whole texts if the model's
+    self-test found a difference.
 
     Args:
         lm: the model.
@@ -166,7 +166,7 @@ def suffix_logits(
         suffixes: of the texts, from :func:`record_suffixes`.
         change: ``(b, d)``, added to the value at each subject's last token.
         rows: ``(n,)``, texts whose logits are read.
-        columns: ``(n,)``, where, counted from the subject's last token.
+        columns: ``(n,)``, their positions, counted from the subject's last token.
     """
     change = change.to(suffixes.hidden.dtype)
     if suffixes.whole is not None:
@@ -180,7 +180,7 @@ def suffix_logits(
         change = scale * change
     changed = suffixes.hidden + F.pad(change[:, None], (0, 0, 0, suffixes.hidden.shape[1] - 1))
     past = DynamicCache()
-    past.layers = [copy(entry) for entry in suffixes.past.layers]  # they grow, each by itself
+    past.layers = [copy(entry) for entry in suffixes.past.layers]  # each grows separately
     with read_only_at(lm, rows, columns), starting_at(lm, layer + 1, changed):
         return lm(
             suffixes.tokens,

@@ -1,4 +1,4 @@
-"""What fine-tuning asks of a model: target tokens at their places, and their loss."""
+"""Target tokens for fine-tuning, their positions and their loss."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -17,12 +17,12 @@ Placement = Literal["last_token", "teacher_forced"]
 
 
 class Targets(NamedTuple):
-    """Texts, and which tokens their logits shall predict.
+    """Texts and the tokens that their logits should predict.
 
     Attributes:
         texts: tokens of each text, ``b`` rows.
         rows: ``(n,)``, the text of each target token.
-        columns: ``(n,)``, where its logits stand.
+        columns: ``(n,)``, the position of its logits.
         tokens: ``(n,)``, target tokens.
     """
 
@@ -33,12 +33,12 @@ class Targets(NamedTuple):
 
 
 def place_targets(spans: Sequence[Span], placement: Placement, device: torch.device) -> Targets:
-    """Every target token of the spans, at its own place or all at their prompt's last token.
+    """Every target token of the spans, at its own position or at its prompt's last token.
 
     Args:
-        spans: prompts and targets; padding and special tokens before ``start`` are no targets.
-        placement: ``teacher_forced`` predicts each token behind the tokens before it;
-            ``last_token`` predicts them all behind the prompt, which alone is then the text.
+        spans: prompts and targets; padding and special tokens before ``start`` are not targets.
+        placement: ``teacher_forced`` predicts each token from the tokens before it;
+            ``last_token`` predicts all of them from the prompt, which is then the whole text.
         device: of the model.
     """
     forced = placement == "teacher_forced"
@@ -56,13 +56,13 @@ def target_loss(
 ) -> Tensor:
     """Mean over texts of the mean NLL of their target tokens, a scalar, in nats.
 
-    Gradients reach the given weights and nothing else; what lies below them is run once per text.
+    Gradients reach only the given weights; layers below them run once per text.
 
     Args:
         lm: the model, frozen.
         weights: parameters to use in place of the model's own, by name.
-        targets: what is to be predicted.
-        lower: keeps the hidden states below the lowest of the weights.
+        targets: tokens to predict.
+        lower: caches the hidden states below the lowest of the weights.
     """
     batch = collate(targets.texts, targets.tokens.device)
     options = {"attention_mask": batch.mask, "position_ids": batch.positions, "use_cache": False}

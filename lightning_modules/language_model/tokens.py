@@ -1,4 +1,4 @@
-"""Where the subject ends and the target lies, by character offsets of the whole text."""
+"""Positions of subject and target, by character offsets in the whole text."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,12 +13,12 @@ from .joining import separator
 
 
 class Span(NamedTuple):
-    """Tokens of one text, of which ``tokens[start:]`` are to be predicted.
+    """Tokens of one text; ``tokens[start:]`` are to be predicted.
 
     Attributes:
         tokens: token ids.
         start: index of the first predicted token, at least 1.
-        subject: index of the subject's last token, where a subject was asked for.
+        subject: index of the subject's last token, if a subject was given.
     """
 
     tokens: list[int]
@@ -27,7 +27,7 @@ class Span(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """Tokens of a text and the characters that each one covers, ``[begin, end)``."""
+    """Tokens of a text and the characters that each covers, ``[begin, end)``."""
 
     tokens: list[int]
     offsets: list[tuple[int, int]]
@@ -53,16 +53,16 @@ def begins_texts(tokenizer: PreTrainedTokenizerFast) -> bool:
 
 
 def begun_span(tokenizer: PreTrainedTokenizerFast, text: str) -> Span:
-    """A text behind BOS, all its tokens predicted; one that begins with BOS gets no second one."""
+    """A text after BOS, all its tokens predicted; one that begins with BOS gets no second one."""
     tokens, bos = text_span(tokenizer, text).tokens, tokenizer.bos_token_id
     return Span(tokens if tokens[:1] == [bos] else [bos, *tokens], 1)
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> Encoded:
-    """A text with the special tokens that the tokenizer puts before it, and none behind it.
+    """A text with the special tokens that the tokenizer puts before it, but none after it.
 
-    Added special tokens are those without an extent in the text. A text that already begins with
-    one of them, as a rendered chat template does, gets no second one.
+    Added special tokens are those that cover no characters. A text that already begins with one of
+    them, as a rendered chat template does, gets no second one.
     """
     encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
     tokens, offsets = encoded["input_ids"], encoded["offset_mapping"]
@@ -89,20 +89,20 @@ def target_span(
 ) -> Span:
     """A prompt and its target, joined by :func:`~joining.separator` and tokenized as one text.
 
-    Target tokens are those that reach beyond the prompt's last character; blanks at the prompt's
-    end belong to the target, as its first token usually holds them, other white space does not.
+    Target tokens are those that extend beyond the prompt's last character. Blanks at the prompt's
+    end belong to the target, as its first token usually holds them; other white space does not.
     The subject's last token is the last one that begins before ``subject_end``.
 
     Args:
         tokenizer: a fast tokenizer, for its offsets.
         prompt: the text before the target.
-        target: the text to predict; blanks around it do not count; may be empty.
+        target: the text to predict; surrounding blanks do not count; may be empty.
         subject_end: number of characters of the prompt up to the subject's end.
-        between: what stands between the two, in place of what the rule says.
+        between: text between the two; overrides the default rule.
 
     Raises:
-        ValueError: if the target has no token of its own, no token before it, or its first token
-            is also the subject's.
+        ValueError: if the target has no token of its own, no token before it, or shares its first
+            token with the subject.
     """
     target = target.strip()
     if between is None:
@@ -112,16 +112,16 @@ def target_span(
     real = [number for number, (begin, end) in enumerate(offsets) if end > begin]
     start = next((n for n in real if offsets[n][1] > len(given)), len(tokens))
     if target and start == len(tokens):
-        raise ValueError(f"target {target!r} has no token of its own behind {prompt!r}")
+        raise ValueError(f"target {target!r} has no token of its own after {prompt!r}")
     if target and start == 0:
-        raise ValueError(f"nothing stands before the target {target!r}: the prompt is empty")
+        raise ValueError(f"nothing precedes the target {target!r}: the prompt is empty")
     if subject_end is None:
         return Span(tokens, start)
     subject = max(n for n in real if offsets[n][0] < subject_end)
     if target and subject >= start:
         raise ValueError(
-            f"the tokenizer makes one token of the subject's end and the target {target!r} behind "
-            f"{prompt!r}; part them by --model.separator ' '"
+            f"the tokenizer makes one token of the subject's end and the target {target!r} after "
+            f"{prompt!r}; separate them with --model.separator ' '"
         )
     return Span(tokens, start, subject)
 
@@ -143,7 +143,7 @@ def request_span(
 def edit_span(
     tokenizer: PreTrainedTokenizerFast, request: EditRequest, context: str = "{}"
 ) -> Span:
-    """A request as an edit asks for it: behind a context, in its frame, up to its target's end.
+    """A request as an edit reads it: after a context, in its frame, up to its target's end.
 
     Args:
         tokenizer: the model's.
@@ -162,10 +162,10 @@ def edit_span(
 def located_span(
     tokenizer: PreTrainedTokenizerFast, request: EditRequest, context: str = "{}"
 ) -> Span:
-    """The same, of a request that an edit locates by its subject.
+    """The same for a request that an edit locates by its subject.
 
     Raises:
-        ValueError: if it has none.
+        ValueError: if it has no subject.
     """
     if not request.subject:
         raise ValueError(
@@ -175,7 +175,7 @@ def located_span(
 
 
 def first_token(tokenizer: PreTrainedTokenizerFast, text: str) -> Span:
-    """A text up to its first token that is no special one; ``subject`` is that token's index."""
+    """A text up to its first non-special token; ``subject`` is that token's index."""
     tokens, offsets = encode(tokenizer, text)
     first = next(n for n, (begin, end) in enumerate(offsets) if end > begin)
     return Span(tokens[: first + 1], first + 1, first)

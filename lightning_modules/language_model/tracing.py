@@ -35,13 +35,13 @@ class Fact(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What restoring a state does to the answer's probability; means over the noise samples.
+    """Effect of restoring a state on the answer's probability; means over the noise samples.
 
     Attributes:
         clean: probability of the answer.
         corrupted: the same with the noise on the subject.
         effects: by kind ``(layers traced, t)`` float64: the probability with that state restored,
-            less ``corrupted``; 0 before the subject, where no noise reaches.
+            minus ``corrupted``; 0 before the subject, where the noise has no effect.
     """
 
     clean: float
@@ -50,7 +50,7 @@ class Trace(NamedTuple):
 
 
 class States(NamedTuple):
-    """What the blocks of a model compute for a batch; a tensor ``(b, t, d)`` per layer each.
+    """States of a model's blocks for a batch; a tensor ``(b, t, d)`` per layer each.
 
     Attributes:
         hidden: outputs of the blocks.
@@ -68,16 +68,16 @@ class States(NamedTuple):
 def fact_of(tokenizer: PreTrainedTokenizerFast, request: EditRequest) -> Fact:
     """The request's prompt with its true answer."""
     span = request_span(tokenizer, request.prompt, request.subject, request.target_true)
-    begin = request.prompt.index("{}")  # the first token is the last that begins up to here
+    begin = request.prompt.index("{}")  # the first token is the last to begin up to here
     first = target_span(tokenizer, request.text, request.target_true, begin + 1).subject
     return Fact(span.tokens[: span.start], first, span.subject, span.tokens[span.start])
 
 
 def attention_of(lm: PreTrainedModel, layer: int) -> nn.Module:
-    """The attention module of a block: the child with maps of its own that is not the MLP.
+    """A block's attention module: the child with maps of its own that is not the MLP.
 
     Raises:
-        ValueError: if a block has no such child, or several.
+        ValueError: if there is no such child, or several.
     """
     value = output_map(lm, layer)
     found = [
@@ -89,7 +89,7 @@ def attention_of(lm: PreTrainedModel, layer: int) -> nn.Module:
     if len(found) != 1:
         raise ValueError(
             f"layer {layer} of {lm.config.model_type!r} has {len(found)} modules that could be its "
-            "attention, one is needed; this family cannot be traced"
+            "attention, exactly one is needed; this family cannot be traced"
         )
     return found[0]
 
@@ -105,17 +105,17 @@ def subject_embeddings(lm: PreTrainedModel, facts: Sequence[Fact]) -> Tensor:
 def trace(
     lm: PreTrainedModel, fact: Fact, noise: Tensor, window: int, layers: Sequence[int]
 ) -> Trace:
-    """Restores every state of a fact behind its subject's beginning, each by itself.
+    """Restores every state of a fact from its subject's beginning on, one at a time.
 
-    For each kind and layer one pass holds all positions and all samples as rows. It begins at the
-    lowest layer that is restored, from the corrupted states below: they are the same in all rows.
+    For each kind and layer one pass holds all positions and all samples as rows. It starts at the
+    lowest restored layer, from the corrupted states below, which all rows share.
 
     Args:
         lm: the model.
-        fact: one that it knows.
-        noise: ``(n, s, d)``, samples of what is added to the embeddings of the subject's tokens.
+        fact: one that the model knows.
+        noise: ``(n, s, d)``, samples of the noise on the embeddings of the subject's tokens.
         window: layers around each in which outputs of MLP and attention are restored together.
-        layers: those that are traced.
+        layers: layers to trace.
     """
     depth = len(blocks(lm))
     clean = states(lm, fact, noise[:1] * 0)
@@ -141,7 +141,7 @@ def trace(
 
 
 def states(lm: PreTrainedModel, fact: Fact, noise: Tensor) -> States:
-    """Everything that the model computes with each sample of noise, one sample a row."""
+    """The model's states with each sample of noise, one sample per row."""
     layers = range(len(blocks(lm)))
     modules: dict[tuple[str, int], nn.Module] = {}
     for layer in layers:
@@ -157,7 +157,7 @@ def states(lm: PreTrainedModel, fact: Fact, noise: Tensor) -> States:
 
 
 def probability(lm: PreTrainedModel, fact: Fact, noise: Tensor) -> Tensor:
-    """Probability of the answer behind the prompt, ``(b,)`` float64, with a row's noise each."""
+    """Probability of the answer after the prompt, ``(b,)`` float64, with each row's noise."""
     batch = collate([fact.tokens] * len(noise), lm.device)
     rows = torch.arange(len(noise), device=lm.device)
     last = torch.full_like(rows, len(fact.tokens) - 1)
@@ -171,7 +171,7 @@ class Rows:
 
     Args:
         lm: the model.
-        fact: whose prompt each row is.
+        fact: each row is its prompt.
         noise: ``(n, s, d)``.
     """
 
@@ -184,7 +184,7 @@ class Rows:
         self.noise = self.spread(noise)
 
     def spread(self, samples: Tensor) -> Tensor:
-        """What each sample has, ``(n, …)``, for every row that is of it."""
+        """Each sample's part of ``(n, …)``, repeated for its rows."""
         copies = len(self.columns) // self.samples
         return samples.repeat(copies, *[1] * (samples.ndim - 1))
 
@@ -206,7 +206,7 @@ class Rows:
             return self.mean_from(lowest, below)
 
     def restoring(self, wanted: Tensor) -> Any:
-        """A hook by which each row gets ``wanted``, ``(t, d)``, at its own position."""
+        """A hook that sets each row to ``wanted``, ``(t, d)``, at its own position."""
 
         def hook(module: nn.Module, args: tuple, output: Any) -> Any:
             changed = first_of(output).clone()
@@ -240,5 +240,5 @@ def noisy(lm: PreTrainedModel, first: int, noise: Tensor) -> Iterator[None]:
 
 
 def first_of(output: Any) -> Tensor:
-    """A module's output, without what comes beside it in a tuple."""
+    """A module's output, or the first of a tuple."""
     return output[0] if isinstance(output, tuple) else output

@@ -1,4 +1,4 @@
-"""From requests to the values that answer them: contexts recorded once, then a search above."""
+"""From requests to their values: contexts recorded once, then a search in the layers above."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,13 +18,13 @@ ESSENCE = "{} is a"
 
 
 class Located(NamedTuple):
-    """Where a request stands in the edited layer.
+    """A request's keys and values in the edited layer.
 
     Attributes:
         keys: ``(c, f)``, in each context; the first is unprefixed.
-        values: ``(c, d)``, likewise; what a search changes.
+        values: ``(c, d)``, likewise; a search changes them.
         output: ``(d,)``, of the MLP in the plain context.
-        subject_position: of the subject's last token in the plain prompt; 0 is the dangerous place.
+        subject_position: of the subject's last token in the plain prompt; 0 is dangerous.
     """
 
     keys: Tensor
@@ -34,12 +34,12 @@ class Located(NamedTuple):
 
     @property
     def key_cosine(self) -> float:
-        """Cosine of the unprefixed key and the mean key; far below 1 where ROME is dangerous."""
+        """Cosine of the unprefixed key and the mean key; far below 1 if ROME is dangerous."""
         return key_cosine(self.keys)
 
     @property
     def figures(self) -> dict[str, float]:
-        """What tells whether an edit is dangerous."""
+        """Indicators of a dangerous edit."""
         return {"key_cosine": self.key_cosine, "subject_position": self.subject_position}
 
 
@@ -49,16 +49,16 @@ def key_cosine(keys: Tensor) -> float:
 
 
 class Recorded(NamedTuple):
-    """The recorded texts of n requests: for each one per context, and the essence prompt last.
+    """The recorded texts of n requests: one per context each, and the essence prompt last.
 
     Attributes:
         requests: n.
         suffixes: of all texts, ``b = n (contexts + 1)``, request by request.
-        values: ``(b, d)``, what a search changes: MLP outputs, or the residual stream behind them.
+        values: ``(b, d)``, changed by a search: MLP outputs, or the residual stream after them.
         rows: ``(a,)``, the text of each target token.
-        columns: ``(a,)``, where its logits stand, from the subject's last token on.
+        columns: ``(a,)``, the position of its logits, from the subject's last token on.
         targets: ``(a,)``, target tokens.
-        weights: ``(a,)``, share of each in its request's mean over contexts of means over tokens.
+        weights: ``(a,)``, weight of each in its request's mean over contexts of means over tokens.
     """
 
     requests: int
@@ -71,7 +71,7 @@ class Recorded(NamedTuple):
 
     @property
     def texts(self) -> int:
-        """Texts of one request: its contexts and its essence prompt."""
+        """Number of texts per request: its contexts and its essence prompt."""
         return len(self.suffixes.tokens) // self.requests
 
     @property
@@ -86,7 +86,7 @@ class Recorded(NamedTuple):
         return [Located(*parts) for parts in zip(keys, values, outputs, positions, strict=True)]
 
     def chosen(self, numbers: Sequence[int]) -> "Recorded":
-        """Those of some of the requests."""
+        """The part for some of the requests."""
         device = self.rows.device
         kept = torch.tensor(numbers, device=device)
         within = torch.arange(self.texts, device=device)
@@ -109,12 +109,12 @@ class Recorded(NamedTuple):
 def alike(
     tokenizer: PreTrainedTokenizerFast, requests: Sequence[EditRequest], size: int
 ) -> list[list[int]]:
-    """Numbers of the requests in parts to search together: of equal length behind the subject.
+    """Indices of requests to search together: groups of equal length after the subject.
 
     Args:
         tokenizer: the model's.
         requests: all of them.
-        size: of a part, at most.
+        size: maximum size of a group.
     """
     spans = [located_span(tokenizer, request) for request in requests]
     widths = [len(span.tokens) - span.subject for span in spans]
@@ -173,11 +173,11 @@ def _target_places(span: Span, row: int) -> list[tuple[int, int, int]]:
 def search_values(
     lm: PreTrainedModel, layer: int, recorded: Recorded, options: ValueSearchOptions
 ) -> list[FoundValue]:
-    """Per request, the value at the subject that makes every context answer with the target.
+    """Per request, the value at the subject that makes every context continue with the target.
 
-    The NLL is the mean over contexts of the mean over target tokens; the KL divergence, from the
-    next-token distribution at the essence prompt's subject before to the one now, is
-    ``D(now ‖ before)`` (Meng et al. 2022, equation 4).
+    The NLL is the mean over contexts of the mean over target tokens. The KL divergence
+    ``D(now ‖ before)`` compares the next-token distributions at the essence prompt's subject
+    (Meng et al. 2022, equation 4).
     """
     before: Tensor | None = None
     searching, part = list(range(recorded.requests)), recorded
@@ -206,7 +206,7 @@ def search_values(
 def _heard(
     lm: PreTrainedModel, layer: int, recorded: Recorded, change: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Logits of all target tokens ``(a, v)`` and at all essence prompts' subjects ``(n, v)``."""
+    """Logits of all target tokens ``(a, v)`` and at the essence prompts' subjects ``(n, v)``."""
     last = torch.arange(1, recorded.requests + 1, device=change.device) * recorded.texts - 1
     logits = suffix_logits(
         lm,

@@ -1,4 +1,4 @@
-"""A second language model as the judge of written answers: it says yes or no."""
+"""A second language model as the judge of written answers, by yes or no."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,7 +24,7 @@ YES, NO = ("yes", "Yes"), ("no", "No")
 
 
 class Reply(NamedTuple):
-    """What was asked, the answer wanted, and what was said."""
+    """A question, the expected answer, and the given answer."""
 
     question: str
     wanted: str
@@ -34,14 +34,14 @@ class Reply(NamedTuple):
 def verdicts(
     lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, replies: Sequence[Reply]
 ) -> list[float]:
-    """1 for each reply to which the judge finds *yes* more probable than *no*, else 0.
+    """1 for each reply if the judge gives *yes* a higher probability than *no*, else 0.
 
-    Both words count with and without a capital. A judge with a chat template is asked in it.
+    Both words count with and without a capital. The judge's chat template is used if it has one.
 
     Args:
         lm: the judge.
-        tokenizer: its own.
-        replies: what it is to judge.
+        tokenizer: the judge's.
+        replies: to be judged.
     """
     frame = chat_frame(tokenizer, "the judge") if tokenizer.chat_template else Frame()
     spans = [

@@ -204,14 +204,14 @@ FILES = {
     "no journal": (remove(RUN / "edits.jsonl"), AGAIN, "holds 0 of the 2 lines"),
     "emptied journal": (lines(lambda _: []), AGAIN, "holds 0 of the 2 lines"),
     "lost line": (lines(lambda lines: lines[1:]), AGAIN, "holds 1 of the 2 lines"),
-    "doubled line": (lines(lambda lines: lines[:1] * 2), AGAIN, "tells of edit 1 2 times"),
+    "doubled line": (lines(lambda lines: lines[:1] * 2), AGAIN, "holds edit 1 2 times"),
     "foreign journal": (lines(of_another_line), AGAIN, "is not what the run wrote"),
     "broken line": (lines(lambda lines: ["{\n", *lines[1:]]), AGAIN, "is broken at line 1"),
     # ledgers
     "no ledger": (remove(RUN / "ledger"), ("--ledger",), "holds no ledger"),
     "broken entry": (cut(RUN / "ledger/000001.safetensors"), ("--ledger",), "is damaged"),
     "flipped entry": (flip(RUN / "ledger/000001.safetensors", 0.99), ("--ledger",), "is damaged"),
-    "no entry": (remove(RUN / "ledger/000001.safetensors"), ("--ledger",), "ledger tells of 0"),
+    "no entry": (remove(RUN / "ledger/000001.safetensors"), ("--ledger",), "ledger holds 0"),
 }
 
 

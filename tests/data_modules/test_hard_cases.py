@@ -58,7 +58,7 @@ def test_the_number_of_normal_requests_can_be_given(files):
     assert ids(files, sample="normal", normal_cases=4) == [1, 3, 5, 7]
     assert ids(files, sample="both", normal_cases=3) == [2, 6, 1, 3, 5]
     assert ids(files, sample="both") == [2, 6, 1, 3]
-    with pytest.raises(ValueError, match=r"are hard and 4 normal, but 5 normal ones are asked for"):
+    with pytest.raises(ValueError, match=r"are hard and 4 normal, but 5 normal ones are needed"):
         ids(files, sample="normal", normal_cases=5)
     with pytest.raises(ValueError, match="normal_cases must be positive, got 0"):
         ids(files, normal_cases=0)
@@ -88,7 +88,7 @@ def test_a_selection_that_is_left_empty_is_refused(files):
 
 def test_hard_cases_of_another_dataset_are_asked_for(files):
     with pytest.raises(
-        ValueError, match=r"the embedded hard cases are none of .* name by --data.ha"
+        ValueError, match=r"the embedded hard cases are not from .* name with --data.ha"
     ):
         HardCasesDataModule(path=files["all"])
 

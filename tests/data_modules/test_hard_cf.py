@@ -153,5 +153,5 @@ def test_a_model_that_hardcf_does_not_have_is_refused(path, models, named):
 
 
 def test_counterfact_has_to_be_named():
-    with pytest.raises(ValueError, match=r"name its files or its hub dataset by --data.path"):
+    with pytest.raises(ValueError, match=r"name its files or hub dataset with --data.path"):
         HardCFDataModule()

@@ -51,10 +51,10 @@ def test_any_flipped_bit_of_a_checkpoint_is_noticed(last):
 @pytest.mark.parametrize("left", [0, 20, 500])
 def test_a_truncated_checkpoint_falls_back_to_the_one_before_and_says_so(last, left):
     last.write_bytes(last.read_bytes()[:left])
-    with pytest.warns(UserWarning, match=r"last.ckpt is damaged .* goes on from .*previous.ckpt"):
+    with pytest.warns(UserWarning, match=r"last.ckpt is damaged .* continues from .*previous.ckpt"):
         assert WholeFiles().load_checkpoint(last)["edit"] == 1
     (last.parent / "previous.ckpt").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"last.ckpt is damaged .* no intact one lies beside"):
+    with pytest.raises(ValueError, match=r"last.ckpt is damaged .* no intact one is beside"):
         WholeFiles().load_checkpoint(last)
 
 

@@ -153,7 +153,7 @@ def test_factors_are_never_of_higher_rank_than_the_weight():
 
 
 def test_an_adapter_needs_a_ledger_of_low_rank_edits(lm, tmp_path):
-    with pytest.raises(ValueError, match=r"no LoRA adapter: .*c_proj.weight; export by .*SaveCh"):
+    with pytest.raises(ValueError, match=r"no LoRA adapter: .*c_proj.weight; export with .*SaveCh"):
         fit(lm, tmp_path, [SaveLoRA()], limit_val_batches=0)
 
 

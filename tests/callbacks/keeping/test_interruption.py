@@ -32,7 +32,7 @@ def test_the_edit_in_flight_is_finished_and_watched(lm, tmp_path, monkeypatch, n
     assert run.summary["edits"] == 2
     assert interruption.stopped
     assert interruption.exit_code == code
-    assert said[-1].startswith("Stopped behind edit 2, all saved")
+    assert said[-1].startswith("Stopped after edit 2, all saved")
     assert signal.getsignal(number) is before
 
 

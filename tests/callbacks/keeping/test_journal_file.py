@@ -34,7 +34,7 @@ def test_its_first_lines_fit_the_digest_of_when_they_were_all(journal):
     [
         ([], "holds 0 of the 3 lines"),
         ([line(1), line(3)], "holds 2 of the 3 lines"),
-        ([line(1), line(1), line(2), line(3)], "tells of edit 1 2 times"),
+        ([line(1), line(1), line(2), line(3)], "holds edit 1 2 times"),
         ([line(1), "{", line(3)], "is broken at line 2"),
         ([line(1), line(2), line(4)], "is not what the run wrote"),
     ],
@@ -43,7 +43,7 @@ def test_its_first_lines_fit_the_digest_of_when_they_were_all(journal):
 def test_lines_lost_doubled_broken_or_foreign_are_noticed(journal, content, why):
     journal.file.write_text("".join(f"{text}\n" for text in content))
     assert journal.misfit(3, journal.digest).startswith(why)
-    with pytest.raises(OSError, match=f"edits.jsonl {why} .*while the run went on"):
+    with pytest.raises(OSError, match=f"edits.jsonl {why} .*during the run"):
         journal.require_whole()
 
 

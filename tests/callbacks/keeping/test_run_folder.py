@@ -32,7 +32,7 @@ def test_lines_are_appended(tmp_path):
 def test_a_line_for_which_the_disk_has_no_room_leaves_those_before_whole(tmp_path, line):
     journal = tmp_path / "journal"
     append(journal, "0123456789")
-    said = r"journal takes no further line .*go on by --ckpt_path last"
+    said = r"journal takes no further line .*continue with --ckpt_path last"
     with small_files(), pytest.raises(OSError, match=said):
         append(journal, line)
     assert journal.read_text() == "0123456789\n"
@@ -43,7 +43,9 @@ def test_a_line_for_which_the_disk_has_no_room_leaves_those_before_whole(tmp_pat
 
 def test_a_folder_belongs_to_one_run_at_a_time(tmp_path):
     claim = Claim(tmp_path / "run")
-    with pytest.raises(ValueError, match=r"another run is writing to .*run; wait for its end, or"):
+    with pytest.raises(
+        ValueError, match=r"another run is writing to .*run; wait until it ends, or"
+    ):
         Claim(tmp_path / "run")
     claim.release()
     Claim(tmp_path / "run").release()

@@ -124,7 +124,7 @@ def test_edits_that_accumulate_are_refused(lm, tmp_path):
 
 def test_edits_of_several_requests_are_refused(lm, tmp_path, monkeypatch):
     monkeypatch.setattr(EditingDataModule, "__init__", two_at_once(EditingDataModule.__init__))
-    with pytest.raises(ValueError, match=r"but 2 are edited at once: let --data.batch_size be 1"):
+    with pytest.raises(ValueError, match=r"but 2 are edited at once: set --data.batch_size to 1"):
         fit(lm, tmp_path, [RestoreWeights(), *watching(), HardCases()])
 
 

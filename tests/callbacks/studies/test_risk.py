@@ -52,5 +52,7 @@ def test_a_batch_method_ranks_by_the_cosine_of_its_keys(lm, tmp_path):
 
 
 def test_a_method_without_keys_says_that_it_can_foretell_nothing(lm, tmp_path):
-    with pytest.raises(ValueError, match="FineTuning has no keys from which the risk"):
+    with pytest.raises(
+        ValueError, match="FineTuning has no keys to estimate the risk of an edit from"
+    ):
         trainer_in(tmp_path, [RiskTable()]).predict(FineTuning(lm=lm), data_of())

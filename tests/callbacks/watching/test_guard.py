@@ -216,7 +216,7 @@ def test_a_resumed_guard_decides_as_if_never_stopped(lm, tmp_path):
 
 @pytest.mark.parametrize("rarely", [{"val_check_interval": 2}, {"limit_val_batches": 0}])
 def test_a_run_that_does_not_watch_every_edit_is_refused(lm, tmp_path, rarely):
-    with pytest.raises(ValueError, match="CollapseGuard judges each edit by the watching behind"):
+    with pytest.raises(ValueError, match="CollapseGuard judges each edit by the watching after"):
         fit(lm, tmp_path, [*watching(), CollapseGuard()], **rarely)
 
 

@@ -131,7 +131,7 @@ def test_subjects_of_mmlu_are_kept_as_they_are_named(folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"names": ["piqua"]}, r"tasks \['piqua'\] are unknown; choose of lambada, hellaswag"),
+        ({"names": ["piqua"]}, r"tasks \['piqua'\] are unknown; choose from lambada, hellaswag"),
         ({"files": {"boolq": "x"}}, r"tasks \['boolq'\] are unknown"),
         ({"names": []}, "tasks.names is empty"),
         ({"limit": 0}, "tasks.limit must be positive, got 0"),

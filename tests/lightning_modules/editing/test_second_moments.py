@@ -51,7 +51,7 @@ def test_other_layers_of_the_same_model_stay_in_the_file(file):
 
 
 def test_missing_statistics_name_the_command_that_makes_them(tmp_path):
-    instead = r"\[3\], or leave them out by --model.second_moment identity$"
+    instead = r"\[3\], or leave them out with --model.second_moment identity$"
     with pytest.raises(FileNotFoundError, match=COMMAND + instead):
         read(tmp_path / "none")
 

@@ -70,7 +70,9 @@ def test_no_template_is_refused():
 
 @pytest.mark.parametrize("template", ["{{ messages[0].content | upper }}", "nothing"])
 def test_template_that_changes_the_prompt_is_refused(template):
-    with pytest.raises(ValueError, match="does not hold a user's message once and as it is"):
+    with pytest.raises(
+        ValueError, match="does not contain a user's message exactly once and unchanged"
+    ):
         chat_frame(with_template(template), "tiny")
 
 

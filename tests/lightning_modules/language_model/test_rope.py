@@ -31,7 +31,7 @@ def test_only_longrope_has_a_boundary(longrope):
     assert rope_boundary(tiny_model("gpt2")) is None
 
 
-def test_score_does_not_depend_on_its_neighbours(longrope):
+def test_score_does_not_depend_on_its_neighbors(longrope):
     spans = [Span(text, 1) for text in TEXTS]
     refuse_mixed_lengths(longrope)
     together = score(longrope, spans).log_prob

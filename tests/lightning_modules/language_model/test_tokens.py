@@ -182,12 +182,12 @@ def test_target_of_several_tokens_is_predicted_whole(tokenizer):
 def test_target_that_the_tokenizer_drops_is_refused():
     tokenizer = tiny_tokenizer()
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace(" \u200b", "")
-    with pytest.raises(ValueError, match="has no token of its own behind 'Rome is'"):
+    with pytest.raises(ValueError, match="has no token of its own after 'Rome is'"):
         target_span(tokenizer, "Rome is", "\u200b")
 
 
 def test_target_without_anything_before_it_is_refused():
-    with pytest.raises(ValueError, match="nothing stands before the target 'Rome'"):
+    with pytest.raises(ValueError, match="nothing precedes the target 'Rome'"):
         target_span(TOKENIZERS["plain"], " ", "Rome")
     assert target_span(TOKENIZERS["bos"], " ", "Rome").start == 1
 
