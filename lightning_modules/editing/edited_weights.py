@@ -16,7 +16,8 @@ class Update(NamedTuple):
 
     Attributes:
         weight: the parameter's full name.
-        left: ``(out, r)``; or the whole change ``(out, in)`` if ``right`` is None.
+        left: ``(out, r)``; or the whole change ``(out, in)`` if ``right`` is None, ``(out,)`` of a
+            vector such as a bias.
         right: ``(r, in)``.
     """
 
@@ -27,7 +28,7 @@ class Update(NamedTuple):
     def dense(self) -> Tensor:
         """The full change, ``(out, in)``; the same bits for any memory layout of the factors."""
         if self.right is None:
-            return self.left
+            return self.left[:, None] if self.left.ndim == 1 else self.left
         return self.left.contiguous() @ self.right.contiguous()
 
 
