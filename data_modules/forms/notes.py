@@ -59,5 +59,5 @@ def told(counts: dict[str, int]) -> str:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    likely = get_close_matches(name, known, n=1, cutoff=0.8)
+    likely = [] if name in known else get_close_matches(name, known, n=1, cutoff=0.8)
     return f" (do you mean {likely[0]!r}?)" if likely else ""

@@ -1,9 +1,11 @@
 """Edit requests from a file or the hub, in any known form."""
 
+import ast
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_warn
 from safetensors import SafetensorError, safe_open
@@ -103,9 +105,10 @@ def read_union(paths: str | Sequence[str], skip_faulty: bool = False) -> list[Ed
 
 def _requests(record: Record) -> list[EditRequest]:
     found = {name for name, value in record.fields.items() if value is not None}
-    for form in FORMS:
-        if form.field in found:
-            return form.parse(record)
+    for names in (found, record.fields):  # a null answer tells the form too, if nothing else does
+        for form in FORMS:
+            if form.field in names:
+                return form.parse(record)
     lists = [name for name in sorted(found) if _holds_records(record.fields[name])]
     if lists:
         raise ValueError(
@@ -131,8 +134,22 @@ def _rows(path: str) -> Iterator[Value]:
         yield from ((f"record {number}", row) for number, row in enumerate(rows(path)))
     else:
         for file in _files(path):
+            cells = SHEETS & suffixes_of(file)
             for value in values(file):
-                yield from listed(value)
+                yield from listed(opened(value) if cells else value)
+
+
+def opened(value: Value) -> Value:
+    """A row of cells; a list or an object that a cell writes in JSON or in Python is one."""
+    place, row = value
+    return place, {name: _opened(cell) for name, cell in row.items()}
+
+
+def _opened(cell: str | None) -> Any:
+    for read in (json.loads, ast.literal_eval) if cell and cell[0] in "[{" else ():
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return read(cell) or cell
+    return cell
 
 
 def _files(path: str) -> list[str]:

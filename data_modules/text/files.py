@@ -55,7 +55,7 @@ def listed(value: Value) -> Iterator[Value]:
     """The values of a list under ``data`` in an object, or else the value itself."""
     place, held = value
     inner = held.get("data") if isinstance(held, dict) else None
-    if isinstance(inner, list) and inner and isinstance(inner[0], dict | str):
+    if isinstance(inner, list) and isinstance(next(iter(inner), ""), dict | str):
         yield from ((f"record {number}", item) for number, item in enumerate(inner))
     else:
         yield place, held
@@ -120,7 +120,7 @@ def lines(path: str) -> Iterator[tuple[int, str]]:
     """
     with fsspec.open(path, "rb", compression="infer") as file:
         for number, line in enumerate(file, 1):
-            known = MARKS.get(line[:2]) if number == 1 else None
+            known = _other_encoding(line[:4]) if number == 1 else None
             try:
                 if known is None:
                     yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -135,6 +135,11 @@ def lines(path: str) -> Iterator[tuple[int, str]]:
             )
 
 
+def _other_encoding(head: bytes) -> str | None:
+    """The encoding of a file that begins so; None if that tells of none but UTF-8."""
+    return MARKS.get(head[:2]) or ("UTF-16, perhaps" if b"\0" in head else None)
+
+
 def _sheet(path: str) -> Iterator[Value]:
     """Rows of a table file whose first row names the fields; an empty cell counts as missing."""
     texts = (line for _, line in lines(path))
@@ -142,6 +147,8 @@ def _sheet(path: str) -> Iterator[Value]:
         head = next(texts, "")
         delimiter = max(",;\t", key=head.count)
         names = next(csv.reader([head], delimiter=delimiter), [])
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{path}: line 1 names the field {twice[0]!r} twice; rename one")
         reader = csv.DictReader(texts, names, delimiter=delimiter, strict=True)
         for row in reader:
             place = f"line {reader.line_num + 1}"

@@ -96,6 +96,23 @@ def test_a_damaged_archive_is_refused(tmp_path: Path, name: str, content: bytes)
         read_requests(str(tmp_path / name))
 
 
+@pytest.mark.parametrize("cell", ['"[""Peru"", ""Perú""]"', "\"['Peru']\"", "Peru"])
+def test_a_cell_may_hold_a_list_of_answers(tmp_path: Path, cell: str) -> None:
+    head = "prompt,subject,target_new,note"
+    (tmp_path / "a.csv").write_text(f"{head}\n{{}} lies in,[O,{cell},\n", encoding="utf-8-sig")
+    (request,) = read_requests(str(tmp_path / "a.csv"))
+    assert request[1:4] == ("{} lies in", "[O", "Peru")
+
+
+@pytest.mark.parametrize("field", ["target_new", "alt", "target", "requested_rewrite"])
+def test_a_null_answer_is_a_fault_of_its_record(tmp_path: Path, field: str) -> None:
+    path = write(tmp_path / "a.json", [CASES[0], {"src": None, "prompt": "Oslo is", field: None}])
+    with pytest.raises(FaultyRecordError, match=r"record 1 \(case 1\)"):
+        read_requests(path)
+    with pytest.warns(UserWarning, match="1 faulty records are left out"):
+        assert len(read_requests(path, skip_faulty=True)) == 1
+
+
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is a folder without a run's ledger; give one"):
         read_requests(str(tmp_path))

@@ -15,6 +15,15 @@ FUZZED = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 SOUND = {"case_id": 4, "prompt": "Oslo lies in", "subject": "Oslo", "target_new": "Peru"}
+REWRITE = {"prompt": "{} lies in", "subject": "Oslo", "target_new": {"str": "Peru"}}
+WRITTEN = [  # the same in each form
+    SOUND,
+    SOUND | {"prompt": "{} lies in"},
+    {"src": "Oslo lies in", "subject": "Oslo", "alt": "Peru"},
+    {"prompt": "Oslo lies in", "subject": "Oslo", "target": "Peru"},
+    {"requested_rewrite": REWRITE | {"target_true": {"str": "Chile"}}},
+    {"requested_rewrite": [REWRITE | {"target_true": "Chile"}] * 2},
+]
 FIELDS = (
     "case_id", "id", "prompt", "subject", "target_new", "target", "ground_truth", "rephrase_prompt",
     "locality_prompt", "locality_ground_truth", "src", "alt", "answers", "pred", "rephrase", "loc",
@@ -52,7 +61,22 @@ def read(path: Path, content: bytes, skip_faulty: bool = False) -> list[EditRequ
     return read_requests(str(path), skip_faulty)
 
 
-def check(requests: list[EditRequest]) -> None:
+def named_subjects(records: object) -> list[str]:
+    """The subject of each record where its form has it, if that is text and not blank."""
+    found = []
+    for record in records if isinstance(records, list) else [records]:
+        if isinstance(record, dict):
+            rewrite = record.get("requested_rewrite")
+            held = (
+                [record] if rewrite is None else rewrite if isinstance(rewrite, list) else [rewrite]
+            )
+            found += [part.get("subject") for part in held if isinstance(part, dict)]
+    return [text.strip() for text in found if isinstance(text, str) and text.strip()]
+
+
+def check(requests: list[EditRequest], records: object = None) -> None:
+    named = named_subjects(records)
+    assert sum(bool(request.subject) for request in requests) >= len(named)
     for request in requests:
         assert isinstance(request.case_id, int)
         assert request.prompt.count("{}") == bool(request.subject)
@@ -64,9 +88,14 @@ def check(requests: list[EditRequest]) -> None:
 def refusal(path: Path, content: bytes) -> str:
     """What is said against a file; its name if it is read."""
     try:
-        check(read(path, content))
+        requests = read(path, content)
     except ValueError as error:
         return str(error)
+    try:
+        records = json.loads(content)
+    except ValueError:
+        records = None
+    check(requests, records)
     return path.name
 
 
@@ -80,6 +109,16 @@ def test_any_bytes_are_read_or_refused_by_one_sentence(tmp_path: Path, content: 
 @given(st.lists(RECORDS | VALUES, max_size=4))
 def test_any_json_is_read_or_refused_by_one_sentence(tmp_path: Path, records: list) -> None:
     assert "a.json" in refusal(tmp_path / "a.json", json.dumps(records).encode())
+
+
+@pytest.mark.filterwarnings("ignore:.* left")
+@FUZZED
+@given(st.lists(RECORDS, max_size=3), st.sampled_from(WRITTEN))
+def test_a_subject_that_a_record_names_is_never_lost(
+    tmp_path: Path, records: list[dict], sound: dict
+) -> None:
+    content = json.dumps([sound, *(record | sound for record in records)]).encode()
+    assert "a.json" in refusal(tmp_path / "a.json", content)
 
 
 @FUZZED

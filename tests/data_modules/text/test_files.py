@@ -64,6 +64,7 @@ def test_json_is_a_list_lines_or_one_object(tmp_path: Path, text: str, found: li
 
 def test_a_list_under_data_is_opened() -> None:
     assert list(listed(("record 0", {"data": [{"a": 1}], "v": 2}))) == [("record 0", {"a": 1})]
+    assert list(listed(("record 0", {"data": []}))) == []
     assert list(listed(("line 3", {"data": "x"}))) == [("line 3", {"data": "x"})]
 
 
@@ -73,6 +74,8 @@ def test_a_list_under_data_is_opened() -> None:
         ("a.jsonl", b'{"a": 1}\n{"a": 2}\n{"a": 3,}', "a.jsonl: line 3 is not valid JSON"),
         ("a.json", '["caf\u00e9"]'.encode("latin-1"), "a.json is not UTF-8 but Latin-1 .*line 1"),
         ("a.json", "[]".encode("utf-16"), "a.json is not UTF-8 but UTF-16"),
+        ("a.json", "[]".encode("utf-16-le"), "a.json is not UTF-8 but UTF-16, perhaps"),
+        ("a.csv", b"a,b,a\n1,2,3", "a.csv: line 1 names the field 'a' twice; rename one"),
         ("a.json", b"[" * 100_000, "a.json is neither a JSON list nor JSON lines"),
         ("a.csv", b"a,b\n1,2,3", "a.csv: line 2 has more cells than the 2 of line 1"),
         ("a.csv", b'a,b\n"1,2', "a.csv is not a readable CSV file"),
