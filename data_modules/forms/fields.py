@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..records import Probe
+from ..text.files import is_whole
 from .notes import Notes
 from .subjects import names_subject, subject_span
 
@@ -204,6 +205,8 @@ class Record:
             raise self.fault(field, f"must be text, got {described(value)}")
         if not value.strip():
             raise self.fault(field, "is blank")
+        if not is_whole(value):
+            raise self.fault(field, f"holds half of a character (a lone surrogate): {value!a:.80}")
         return value
 
     def with_one_slot(self, field: str, prompt: str) -> str:

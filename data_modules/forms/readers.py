@@ -62,13 +62,12 @@ def read_requests(path: str, skip_faulty: bool = False) -> list[EditRequest]:
     """
     requests, faults, notes = [], [], Notes()
     for number, (place, fields) in enumerate(_rows(path)):
-        if not isinstance(fields, dict):
-            line = f"{place}: " if place.startswith("line") else ""
-            raise ValueError(
-                f"{path}: {line}record {number} must be a JSON object, got {described(fields)}"
-            )
-        record = Record(path, number, fields, place, notes)
+        record = Record(path, number, fields if isinstance(fields, dict) else {}, place, notes)
         try:
+            if not isinstance(fields, dict):
+                raise FaultyRecordError(
+                    f"{record.located} must be a JSON object, got {described(fields)}"
+                )
             requests += _requests(record)
         except FaultyRecordError as fault:
             if not skip_faulty:
@@ -116,7 +115,7 @@ def _requests(record: Record) -> list[EditRequest]:
             f"{' and '.join(map(repr, lists))}; give a file that holds such a list alone"
         )
     known = ", ".join(f"{form.name} (has {form.field!r})" for form in FORMS)
-    raise ValueError(
+    raise FaultyRecordError(
         f"{record.located} has the fields {sorted(found)}, which is none "
         f"of the known forms: {known}; rename the fields to one of these"
     )

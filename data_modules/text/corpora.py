@@ -8,7 +8,17 @@ import datasets
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..records import WatchedText
-from .files import SHEETS, TABLES, Value, is_arrow_folder, lines, listed, suffixes_of, values
+from .files import (
+    SHEETS,
+    TABLES,
+    Value,
+    is_arrow_folder,
+    is_whole,
+    lines,
+    listed,
+    suffixes_of,
+    values,
+)
 
 TEXT_FIELDS = ("text", "Text", "content")
 RECORDS = {".json", ".jsonl", *SHEETS, *TABLES}
@@ -87,6 +97,8 @@ def _text(path: str, value: Value) -> str:
         place, row = f"{place}: field {field!r}", row[field]
     if row is not None and not isinstance(row, str):
         raise ValueError(f"{path}: {place} must be text, got {row!r:.60}")
+    if row and not is_whole(row):
+        raise ValueError(f"{path}: {place} holds half of a character (a lone surrogate)")
     return row if row and row.strip() else ""
 
 

@@ -135,6 +135,11 @@ def lines(path: str) -> Iterator[tuple[int, str]]:
             )
 
 
+def is_whole(text: str) -> bool:
+    """Whether a text has no lone surrogate, half of a character, which JSON can write."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def _other_encoding(head: bytes) -> str | None:
     """The encoding of a file that begins so; None if that tells of none but UTF-8."""
     return MARKS.get(head[:2]) or ("UTF-16, perhaps" if b"\0" in head else None)

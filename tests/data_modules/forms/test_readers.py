@@ -20,6 +20,7 @@ CASES = [
         "rephrase_prompt": None,
     },
 ]
+HALF = {"prompt": "Rome \ud800 is", "subject": "Rome", "target_new": "x"}
 FAULTY = {"prompt": "Rome is", "subject": "Rome", "target_new": ""}
 
 
@@ -94,6 +95,24 @@ def test_a_damaged_archive_is_refused(tmp_path: Path, name: str, content: bytes)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match="neither a JSON list nor JSON lines"):
         read_requests(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (None, "record 1 must be a JSON object, got None"),
+        ({"subject": "Rome"}, "record 1 has the fields .* none of the known forms"),
+        (HALF, r"field 'prompt' holds half of a character \(a lone surrogate\)"),
+    ],
+)
+def test_what_is_no_request_among_others_can_be_skipped(
+    tmp_path: Path, record: object, message: str
+) -> None:
+    path = write(tmp_path / "a.json", [CASES[0], record])
+    with pytest.raises(FaultyRecordError, match=message):
+        read_requests(path)
+    with pytest.warns(UserWarning, match="1 faulty records are left out"):
+        assert len(read_requests(path, skip_faulty=True)) == 1
 
 
 @pytest.mark.parametrize("cell", ['"[""Peru"", ""Perú""]"', "\"['Peru']\"", "Peru"])

@@ -40,6 +40,7 @@ def test_null_and_blank_documents_are_empty_texts_and_no_documents(tmp_path: Pat
     [
         ("a.txt", "caf\u00e9".encode("latin-1"), "a.txt is not UTF-8 but Latin-1"),
         ("a.jsonl", b'{"text": "x"}\n{"txt": "x"}', "a.jsonl: line 2 has the fields .*'txt'"),
+        ("a.json", b'[{"text": "x\\ud800y"}]', "a.json: record 0: .* .a lone surrogate"),
         ("a.json", b'[{"text": 5}]', "a.json: record 0: field 'text' must be text, got 5"),
     ],
 )
