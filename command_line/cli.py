@@ -13,6 +13,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.keeping.interruption import Interruption
 from callbacks.keeping.resume import LastRun, last_run
@@ -74,14 +75,26 @@ class EditingCLI(LightningCLI):
             self.save_config_kwargs = {**self.save_config_kwargs, "overwrite": True}
 
     def instantiate_trainer(self, **options: Any) -> L.Trainer:
-        """Uses model replicas on several devices; no bar if it is disabled."""
+        """Uses model replicas on several devices; no bar if it is disabled.
+
+        Raises:
+            ValueError: if this machine has no such devices, or the options do not go together.
+        """
         trainer = self.config_init.get(str(self.subcommand), self.config_init).trainer
         several = trainer.devices not in (1, "1") or trainer.num_nodes > 1
         if several and trainer.strategy == "auto" and isinstance(self.model, UNTRAINED):
             options |= {"strategy": "replicas", "use_distributed_sampler": False}
         if trainer.enable_progress_bar is False and isinstance(trainer.callbacks, list):
             trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, ProgressBar)]
-        return super().instantiate_trainer(**options)
+        try:
+            return super().instantiate_trainer(**options)
+        except (ImportError, MisconfigurationException, TypeError) as error:
+            here = (
+                f"--trainer.accelerator {trainer.accelerator}, --trainer.devices {trainer.devices}"
+            )
+            raise ValueError(
+                f"{error} ({here}); leave out what this machine does not have"
+            ) from error
 
     def after_instantiate_classes(self) -> None:
         """Keeps the resumed run's folder out of the saved config."""

@@ -150,7 +150,8 @@ def refused(message: str) -> str | None:
         return None
     key, why, value = found[-1]
     if choices := re.findall(r"Literal\[(.*?)\]", why):
-        return f"{key} must be one of {', '.join(choices)}, got {value}"
+        known = dict.fromkeys(", ".join(choices).split(", "))  # several unions repeat them
+        return f"{key} must be one of {', '.join(known)}, got {value}"
     kinds = re.findall(r"Expected an? <class '(\w+)'>", why)
     expected = " or ".join("null" if kind == "NoneType" else kind for kind in dict.fromkeys(kinds))
     return f"{key} must be {expected}, got {value}" if expected not in ("", "null") else None

@@ -160,7 +160,8 @@ FILES = {
     # options
     "dtype": (lambda: None, ("--model.dtype", "fp8"), "dtype must be one of .*float16.*got fp8"),
     "logger": (lambda: None, ("--trainer.logger", "CometLogger"), "comet"),
-    "gpu": (lambda: None, ("--trainer.accelerator", "gpu"), "gpu"),
+    "gpu": (lambda: None, ("--trainer.accelerator", "gpu"), "--trainer.accelerator gpu.*leave out"),
+    "devices": (lambda: None, ("--trainer.devices", "-2"), "int > 0.*--trainer.devices -2"),
     "precision": (lambda: None, ("--trainer.precision", "64-true"), "--model.dtype"),
     "best": (lambda: None, ("--ckpt_path", "best"), "give 'last'"),
     "no space": (lambda: None, ("--model.contexts", "{5:2}"), r"\{5: 2\}"),

@@ -1,10 +1,14 @@
+from pathlib import Path
+
 import pytest
 
 from data_modules.fitting import fitting, is_long, say_cut, scorable
 from data_modules.records import EditRequest, Probe, TaskItem
+from data_modules.text.corpora import texts
 from lightning_modules.language_model.reach import Reach
 from tests.tiny import tiny_tokenizer
 
+CASES = Path(__file__).parents[3] / "shared" / "cases"
 REACH = Reach("m", "ROME", True, 24, 4, tiny_tokenizer())
 SOUND = EditRequest(3, "{} is in", "Oslo", "Peru", "Norway")
 LONG = "river " * 30
@@ -64,3 +68,26 @@ def test_long_texts_and_items_are_counted(monkeypatch: pytest.MonkeyPatch) -> No
     say_cut({"piqa": [TaskItem("piqa", 6, LONG, (" a",))]}, REACH)
     assert "1 watched texts are longer than the 24 positions" in told[0]
     assert "1 items of piqa are longer" in told[1]
+
+
+@pytest.mark.skipif(not CASES.exists(), reason=f"no small inputs at {CASES}")
+def test_lines_of_the_small_inputs_are_texts_and_the_limit_counts_them() -> None:
+    three, many = (str(CASES / "15-my-sentences" / f"{name}.txt") for name in ("three", "many"))
+    assert len(scorable(texts(three), None, three, REACH)) == 3
+    assert len(scorable(texts(many), None, many, REACH)) == 300
+    assert len(scorable(texts(many), 40, many, REACH)) == 40
+
+
+@pytest.mark.skipif(not CASES.exists(), reason=f"no small inputs at {CASES}")
+def test_the_small_inputs_that_cannot_be_scored_are_counted_cut_or_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = str(CASES / "16-one-token-text" / "w.jsonl")
+    with pytest.warns(UserWarning, match=f"{one}: .* left out: 0 null or blank, 1 of a single"):
+        assert len(scorable(texts(one), None, one, REACH)) == 1
+    with pytest.raises(ValueError, match=r"latin.txt is not UTF-8 but Latin-1 .*line 1"):
+        list(texts(str(CASES / "18-corpus-files")))
+    told: list[str] = []
+    monkeypatch.setattr("data_modules.fitting.rank_zero_info", told.append)
+    assert len(scorable(texts(str(CASES / "19-too-long" / "watch.jsonl")), None, "w", REACH)) > 0
+    assert "1 watched texts are longer than the 24 positions" in told[0]

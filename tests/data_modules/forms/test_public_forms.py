@@ -56,6 +56,51 @@ def test_a_list_of_rewrites_is_one_edit_with_its_questions() -> None:
     assert (one.portability, two.portability) == ((), (asked,))
 
 
+def test_kinds_of_locality_and_portability_are_neighbors_and_questions(tmp_path: Path) -> None:
+    told = {
+        "portability": {"Reasoning": [{"prompt": "Oslo is on", "ground_truth": [["Andes", "A."]]}]},
+        "locality": {
+            "Relation_Specificity": [{"prompt": "Oslo has", "ground_truth": [["trams"]]}],
+            "Forgetfulness": [{"prompt": "Oslo was", "ground_truth": [["Kristiania"]]}],
+        },
+    }
+    (request,) = read(tmp_path, FLAT | told)
+    assert request.neighborhood == (Probe("Oslo has", "trams"), Probe("Oslo was", "Kristiania"))
+    assert request.portability == (Probe("Oslo is on", "Andes", ("A.",)),)
+
+
+@pytest.mark.parametrize(
+    ("change", "paraphrases"),
+    [
+        ({"target_new": "Peru"}, ()),
+        ({"target_new": {"str": "Peru"}}, ()),
+        ({"target": "Peru", "queries": ["Oslo is in"]}, ("Oslo is in",)),
+    ],
+)
+def test_a_flat_prompt_may_have_the_slot(
+    tmp_path: Path, change: dict, paraphrases: tuple[str, ...]
+) -> None:
+    (request,) = read(tmp_path, {"prompt": "{} lies in", "subject": "Oslo"} | change)
+    assert request[1:4] == ("{} lies in", "Oslo", "Peru")
+    assert request.paraphrases == paraphrases
+
+
+def test_rewrites_of_a_record_are_one_edit_and_its_questions_follow(tmp_path: Path) -> None:
+    rewrites = [RULE, RULE | {"subject": "Rome", "target_new": {"str": "Chile"}}]
+    asked = {"questions": ["Where is it?", "Whose is it?"], "new_answer": "Chile"}
+    record = {"requested_rewrite": rewrites, **asked, "new_answer_alias": ["Chili"]}
+    one, two = read(tmp_path, record)
+    assert (one.subject, one.joined, two.subject, two.joined) == ("Oslo", False, "Rome", True)
+    assert [probe[1:] for probe in two.portability] == [("Chile", ("Chili",))] * 2
+
+
+def test_an_object_of_lists_names_their_keys(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(json.dumps(FLAT, indent=1))
+    assert len(read_requests(str(tmp_path / "x.json"))) == 1
+    with pytest.raises(ValueError, match="stand in a list under 'good' and 'odd'"):
+        read(tmp_path, {"good": [FLAT], "odd": [FLAT], "none": []})
+
+
 def test_faults_of_a_list_of_rewrites() -> None:
     with pytest.raises(FaultyRecordError, match="must hold a rewrite, got an empty list"):
         mquake(Record("x", 0, {"requested_rewrite": []}))
