@@ -175,10 +175,13 @@ def low_rank(run: Path, editor: Editor) -> dict[str, Pair]:
     """The total change of each edited weight, ``left (out, r)`` and ``right (r, in)``, by name.
 
     Weights with an update that was not low-rank are left out; so are all if the run's ledger does
-    not hold exactly the model's edits.
+    not hold exactly the model's edits. In a sweep on several devices, edits of other devices follow
+    in the ledger.
     """
-    entries = standing(read_ledger(run)) if (run / FOLDER).exists() else []
-    if [held for entry in entries for held in entry.identities] != editor.edited_requests:
+    kept, held = read_ledger(run) if (run / FOLDER).exists() else [], editor.edited_requests
+    ends = [n for n, e in enumerate(kept, 1) if e.identities == held[-len(e.identities) :]]
+    entries = standing(kept[: max(ends, default=0)])
+    if [identity for entry in entries for identity in entry.identities] != held:
         return {}
     updates = [update for entry in entries for update in entry.updates()]
     dense = {update.weight for update in updates if update.right is None}

@@ -9,10 +9,19 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from callbacks.keeping.edit_ledger import EditLedger
-from callbacks.keeping.export import CARD, SaveChange, SaveLoRA, SavePretrained, joined_factors
+from callbacks.keeping.export import (
+    CARD,
+    SaveChange,
+    SaveLoRA,
+    SavePretrained,
+    joined_factors,
+    low_rank,
+)
 from callbacks.watching.collapse import CollapseStopping
+from callbacks.watching.restore import RestoreWeights
 from data_modules.pretraining_windows import Windows
 from lightning_modules.editing.edited_weights import Update
+from lightning_modules.editing.ledger import read_ledger
 from lightning_modules.jobs.pretraining import Pretraining
 from lightning_modules.language_model.loading import load
 from lightning_modules.methods.rome import ROME
@@ -155,6 +164,17 @@ def test_factors_are_never_of_higher_rank_than_the_weight():
 def test_an_adapter_needs_a_ledger_of_low_rank_edits(lm, tmp_path):
     with pytest.raises(ValueError, match=r"no LoRA adapter: .*c_proj.weight; export with .*SaveCh"):
         fit(lm, tmp_path, [SaveLoRA()], limit_val_batches=0)
+
+
+def test_an_adapter_of_a_sweep_is_of_the_edit_that_the_device_holds(lm, tmp_path):
+    run = fit(lm, tmp_path, [RestoreWeights(), EditLedger()], REQUESTS[:3], limit_val_batches=0)
+    second = read_ledger(tmp_path)[1]
+    run.editor.edited_requests = second.identities  # as on the first of two devices
+    (update,) = second.updates()
+    left, right = low_rank(tmp_path, run.editor)[WEIGHT]
+    torch.testing.assert_close(left @ right, update.dense().float())
+    run.editor.edited_requests = ["7-unknown"]
+    assert low_rank(tmp_path, run.editor) == {}
 
 
 @pytest.mark.parametrize("callback", [SavePretrained, SaveChange, SaveLoRA])
