@@ -93,6 +93,20 @@ class EditedWeights:
             self.master(name).copy_(value)
             self.lm.get_parameter(name).copy_(value)
 
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """Takes the weights of a checkpoint.
+
+        Raises:
+            ValueError: if they are not those under edit.
+        """
+        if weights.keys() != self.original.keys():
+            raise ValueError(
+                f"the checkpoint holds the edited weights {', '.join(sorted(weights))}, but this "
+                f"method edits {', '.join(sorted(self.original))}; name the method and the layers "
+                "that the run was made with"
+            )
+        self.assign(weights)
+
     @contextmanager
     def unedited(self) -> Iterator[None]:
         """Gives every weight its original value inside the context."""

@@ -237,14 +237,14 @@ class Editor(WatchedModel):
         """Refuses edits of another model.
 
         Raises:
-            ValueError: if the checkpoint's weights belong to another model.
+            ValueError: if the checkpoint's weights belong to another model, or to other layers.
         """
         if checkpoint.get("fingerprint") != self.fingerprint:
             raise ValueError(
                 f"the checkpoint holds edits of another model than {self.lm_name!r}; name the "
                 "model it was made with by --model.lm"
             )
-        self.edited.assign({n: checkpoint["state_dict"][f"lm.{n}"] for n in self.original})
+        self.edited.load({n.removeprefix("lm."): w for n, w in checkpoint["state_dict"].items()})
         self.history = {name: t.to(self.device) for name, t in checkpoint["history"].items()}
         self.edited_requests = list(checkpoint["edited_requests"])
         self.baseline = dict(checkpoint["baseline"])

@@ -46,6 +46,17 @@ def test_a_thousand_small_edits_of_a_half_precision_model_lose_nothing(dtype):
     assert lost > 0.1
 
 
+def test_weights_of_other_layers_are_refused_by_name():
+    lm, name, weights = edited()
+    other = output_weight_name(lm, 0)
+    both = EditedWeights(lm, [name, other]).snapshot()
+    for held in ({other: both[other]}, both):
+        with pytest.raises(ValueError, match=rf"holds .*{other}.* edits {name}; name the method"):
+            weights.load(held)
+    weights.load({name: both[name] + 1})
+    assert torch.equal(lm.get_parameter(name), both[name] + 1)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_snapshots_bring_back_weights_and_masters_bit_by_bit(dtype):
     lm, name, weights = edited("gpt2", dtype)
