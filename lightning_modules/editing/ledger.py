@@ -123,7 +123,8 @@ def sort_header(file: Path) -> None:
 def shards(run: Path) -> list[Path]:
     """The files of a run's ledger, in the order of their edits; others in its folder are named."""
     files = sorted((run / FOLDER).glob("*"))
-    own = [file for file in files if file.suffix == ".safetensors" and file.stem.isdigit()]
+    named = [file for file in files if file.suffix == ".safetensors" and file.stem.isdigit()]
+    own = [file for file in named if file.is_file()]
     strays = [file.name for file in files if file not in own and file.suffix != ".partial"]
     if strays:
         rank_zero_warn(f"{run / FOLDER} holds {', '.join(strays)}, which no run wrote: ignored")
@@ -224,7 +225,14 @@ def _entry(file: Path) -> Entry:
 
 
 def _applied(run: Path) -> list[int]:
-    """Numbers of the edits that a run's journal marks as applied."""
+    """Numbers of the edits that a run's journal marks as applied.
+
+    Raises:
+        ValueError: if a line is broken.
+    """
     journal = run / "edits.jsonl"
     lines = journal.read_text("utf-8").split("\n")[:-1] if journal.exists() else []
-    return [line["edit"] for line in map(json.loads, lines) if line["status"] == "applied"]
+    try:
+        return [line["edit"] for line in map(json.loads, lines) if line["status"] == "applied"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(journal, str(error)) from error
