@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from callbacks.keeping.checkpoint import readable
 from callbacks.keeping.interruption import Interruption
 from callbacks.keeping.resume import LastRun, last_run
 from callbacks.keeping.run_folder import folder_of
@@ -33,6 +34,17 @@ class EditingCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds ``--collapse.threshold``, ``--collapse.relative`` and ``--collapse.stop``."""
         parser.add_lightning_class_args(CollapseStopping, "collapse")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Passes over a damaged checkpoint before Lightning looks into it.
+
+        Raises:
+            ValueError: if it is damaged and there is no other.
+        """
+        super().parse_arguments(parser, args)
+        options = self.config.get(str(self.config.get("subcommand")))
+        if options is not None and options.get("ckpt_path") and Path(options.ckpt_path).is_file():
+            options.ckpt_path = str(readable(Path(options.ckpt_path)))
 
     def before_instantiate_classes(self) -> None:
         """Determines the run's folder, and the run that ``--ckpt_path last`` refers to."""

@@ -69,6 +69,27 @@ def intact(file: Path) -> bool:
         return False
 
 
+def readable(file: Path) -> Path:
+    """A checkpoint; of a damaged ``last.ckpt`` the one before it, with a warning.
+
+    Raises:
+        ValueError: if it is damaged and there is no other.
+    """
+    if intact(file):
+        return file
+    previous = file.with_name(PREVIOUS)
+    if file.name != LAST or not previous.is_file() or not intact(previous):
+        raise ValueError(
+            f"{file} is damaged (its checksum does not match) and no intact one is beside it; give "
+            "an intact copy, or start a new run"
+        )
+    rank_zero_warn(
+        f"{file} is damaged (its checksum does not match): the run continues from {previous}, one "
+        "edit earlier"
+    )
+    return previous
+
+
 class WholeFiles(TorchCheckpointIO):
     """Writes checkpoints atomically, even if the machine stops, and reads only intact ones.
 
@@ -117,18 +138,7 @@ class WholeFiles(TorchCheckpointIO):
         file = Path(path)
         if not file.is_file():
             raise FileNotFoundError(f"there is no checkpoint {file}; check the spelling")
-        if not intact(file):
-            previous = file.with_name(PREVIOUS)
-            if file.name != LAST or not previous.is_file() or not intact(previous):
-                raise ValueError(
-                    f"{file} is damaged (its checksum does not match) and no intact one is beside "
-                    "it; give an intact copy, or start a new run"
-                )
-            rank_zero_warn(
-                f"{file} is damaged (its checksum does not match): the run continues from "
-                f"{previous}, one edit earlier"
-            )
-            file = previous
+        file = readable(file)
         try:
             checkpoint = super().load_checkpoint(file, map_location, weights_only)
         except pickle.UnpicklingError as error:

@@ -193,6 +193,16 @@ FILES = {
     "truncated checkpoint": (checkpoint(cut(LAST)), AGAIN, "last.ckpt is damaged"),
     "flipped bit": (checkpoint(flip(LAST, 0.3)), AGAIN, "last.ckpt is damaged"),
     "flipped seal": (checkpoint(flip(LAST, 0.999)), AGAIN, "last.ckpt is damaged"),
+    "truncated checkpoint by name": (
+        checkpoint(cut(LAST)),
+        ("--ckpt_path", str(LAST)),
+        "last.ckpt is damaged",
+    ),
+    "checkpoint of another layer": (
+        lambda: None,
+        (*AGAIN, "--model.layer", "1"),
+        "holds the edited weights .*h.0.* but this method edits .*h.1",
+    ),
     "malicious checkpoint": (evil, ("--ckpt_path", "own.ckpt"), "could run code"),
     "malicious pickle": (
         checkpoint(write(LAST, pickle.dumps(Evil()))),
@@ -212,6 +222,11 @@ FILES = {
     "no ledger": (remove(RUN / "ledger"), ("--ledger",), "holds no ledger"),
     "broken entry": (cut(RUN / "ledger/000001.safetensors"), ("--ledger",), "is damaged"),
     "flipped entry": (flip(RUN / "ledger/000001.safetensors", 0.99), ("--ledger",), "is damaged"),
+    "broken journal of a ledger": (
+        lines(lambda lines: ["{\n", *lines[1:]]),
+        ("--ledger",),
+        "edits.jsonl is damaged",
+    ),
     "no entry": (remove(RUN / "ledger/000001.safetensors"), ("--ledger",), "ledger holds 0"),
 }
 
