@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from callbacks.keeping.checkpoint import readable
 from callbacks.keeping.interruption import Interruption
 from callbacks.keeping.resume import LastRun, last_run
-from callbacks.keeping.run_folder import folder_of
+from callbacks.keeping.run_folder import TRIAL, folder_of
 from callbacks.keeping.schedule import taken_up_here
 from callbacks.watching.collapse import CollapseStopping
 from lightning_modules.editing.watched import WatchedModel
@@ -56,7 +56,7 @@ class EditingCLI(LightningCLI):
             if getattr(logger, "save_dir", None):
                 logger.save_dir = os.path.expandvars(Path(logger.save_dir).expanduser())
         if nothing_is_kept(options.trainer):
-            folder = tempfile.mkdtemp(prefix="keel-")
+            folder = tempfile.mkdtemp(prefix=TRIAL)
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             options.trainer.default_root_dir = folder
             rank_zero_info(

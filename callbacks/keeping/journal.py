@@ -21,6 +21,7 @@ from .run_folder import (
     Claim,
     clear_partial,
     folder_of,
+    is_removed,
     nullified,
     read_journal,
     replace_text,
@@ -206,7 +207,8 @@ class EditJournal(L.Callback):
         rank_zero_info(verdict(summary))
         folder, on_board = folder_of(trainer), isinstance(trainer.logger, TensorBoardLogger)
         look = f". Look: tensorboard --logdir {folder}" if on_board else ""
-        rank_zero_info(f"Journal: {folder}{look}")
+        if not is_removed(folder):
+            rank_zero_info(f"Journal: {folder}{look}")
         if pl_module.remedy and summary["collapsed_at"]:
             rank_zero_info(f"Try: {pl_module.remedy}")
 

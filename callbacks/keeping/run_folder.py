@@ -14,6 +14,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+TRIAL = "keel-trial-"  # begins the name of a folder that the command line makes and removes
+
 
 def folder_of(trainer: L.Trainer) -> Path:
     """The run's folder, named by the first process, which alone reads and writes there.
@@ -26,6 +28,11 @@ def folder_of(trainer: L.Trainer) -> Path:
         return Path((logger and logger.log_dir) or trainer.default_root_dir)
     version = f"version_{logger.version}" if isinstance(logger.version, int) else logger.version
     return Path(logger.save_dir or trainer.default_root_dir, logger.name or "", version or "")
+
+
+def is_removed(folder: Path) -> bool:
+    """Whether a run's folder is removed at its end: a trial's, or that of a run without a place."""
+    return any(part.startswith(TRIAL) for part in folder.parts)
 
 
 def how_to_go_on(trainer: L.Trainer) -> str:
