@@ -123,3 +123,20 @@ def test_place_of_an_artefact_tells_models_and_weights_apart():
     }
     assert len(places) == 8
     assert {len(place.parts) for place in places} == {3}
+
+
+def test_an_artefact_is_found_however_the_models_path_is_spelled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub" / "m").mkdir(parents=True)
+    spelled = ("sub/m", "./sub/m", "sub/m/", "./sub/../sub/m", str(tmp_path / "sub" / "m"))
+    made, digest = {}, "ab" * 16
+    for name in spelled:
+        made[name] = artefact_file("key_statistics", None, name, digest)
+    assert set(made.values()) == {Path("cache/key_statistics/m-abababababab.safetensors")}
+    made["sub/m"].parent.mkdir(parents=True)
+    made["sub/m"].touch()
+    (tmp_path / "sub" / "m").rename(tmp_path / "moved")
+    assert artefact_file("key_statistics", None, "moved", digest) == made["sub/m"]
+    assert artefact_file("key_statistics", None, "org/copy", digest) == made["sub/m"]
+    other = artefact_file("key_statistics", None, "moved", "cd" * 16)
+    assert other == Path("cache/key_statistics/moved-cdcdcdcdcdcd.safetensors")
