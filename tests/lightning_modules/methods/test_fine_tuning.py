@@ -330,3 +330,47 @@ class TestLocalized:
         assert ["perplexity" in edit for edit in edits] == [False, True] * 3
         assert edits[4]["loss"] < edits[0]["loss"]
         assert cli.trainer.global_step == 6
+
+
+WITHOUT_SUBJECT = [
+    {
+        "case_id": 4,
+        "prompt": "The capital is",
+        "target_new": "Rome",
+        "ground_truth": "Paris",
+        "rephrase_prompt": "They live in",
+    },
+    {"case_id": 5, "prompt": "He plays the", "target_new": "violin"},
+]
+
+
+@pytest.fixture
+def subjectless(tmp_path, monkeypatch):
+    """Options of a run of the tiny model over requests that name no subject."""
+    monkeypatch.chdir(tmp_path)
+    save_tiny(tmp_path / "m", "gpt2")
+    Path("requests.json").write_text(json.dumps(WITHOUT_SUBJECT))
+    Path("watched.txt").write_text("The river is long.\nThe town is old.\n")
+    data = ["--data.path", "requests.json", "--data.watch", "watched.txt"]
+    quiet = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+    return ["--model.lm", "m", *data, *quiet]
+
+
+def test_requests_without_a_subject_are_edited_and_judged(subjectless):
+    options = ["--model.layers", "[0]", "--model.steps", "3"]
+    main(["fit", "--config", "ft.yaml", *subjectless, *options])
+    edits = read_journal(Path("runs/ft/version_0"))
+    assert [(edit["case_id"], edit["subject"], edit["status"]) for edit in edits] == [
+        (4, "", "applied"),
+        (5, "", "applied"),
+    ]
+    assert all(0 <= edits[0][score] <= 1 for score in ("efficacy", "paraphrase"))
+
+
+def test_a_method_that_edits_at_the_subject_refuses_them_by_its_name_before_the_run(subjectless):
+    options = ["--model.layer", "0", "--model.second_moment", "identity"]
+    refusal = r"2 of 2 requests .*: ROME edits at .* subject, and case 4 \('The capital is'\) names"
+    for verb in ("validate", "fit"):
+        with pytest.raises(ValueError, match=refusal):
+            main([verb, "--config", "rome.yaml", *subjectless, *options])
+    assert read_journal(Path("runs/rome/version_1")) == []
