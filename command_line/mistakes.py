@@ -31,6 +31,7 @@ FAULTS = (  # reported in a sentence: a user's mistake, a damaged file, an exhau
     *(DistError, torch.OutOfMemoryError, pickle.UnpicklingError, zipfile.BadZipFile),
     *(EOFError, ImportError, MemoryError, OSError, ValueError),
 )
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 ROOMS = ("callbacks", "data_modules", "lightning_modules")
 UNKNOWN = (
     r"unrecognized arguments: -*(?P<word>[\w.+-]+)",
@@ -86,6 +87,9 @@ def said_of(error: BaseException) -> str:
     """An error's message in one line; its type if it has none."""
     if isinstance(error, pickle.UnpicklingError):
         return "the checkpoint is not read, as it could run code; give one that a run has written"
+    if "EADDRINUSE" in str(error):
+        port = re.search(r"port: (\d+)", str(error))
+        return f"the port {port[1] if port else ''} is in use; set MASTER_PORT to a free one"
     return gist(str(error)) or type(error).__name__
 
 
@@ -184,5 +188,6 @@ def find_spec(module: str) -> ModuleSpec | None:
 
 def constructor(kind: type) -> list[str]:
     """Arguments of a class and of those it inherits from."""
-    parameters = (inspect.signature(parent).parameters for parent in kind.__mro__[:-1])
-    return [name for names in parameters for name in names if name not in ("self", "options")]
+    signatures = (inspect.signature(parent).parameters for parent in kind.__mro__[:-1])
+    named = (name for found in signatures for name, p in found.items() if p.kind not in VARIADIC)
+    return [name for name in named if name not in ("self", "options")]

@@ -145,7 +145,9 @@ def opened(value: Value) -> Value:
 
 
 def _opened(cell: str | None) -> Any:
-    for read in (json.loads, ast.literal_eval) if cell and cell[0] in "[{" else ():
+    if not cell or cell[0] not in "[{":
+        return cell
+    for read in (json.loads, ast.literal_eval):
         with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             return read(cell) or cell
     return cell

@@ -1,4 +1,7 @@
+import socket
+
 import pytest
+from torch.distributed import DistError, TCPStore
 
 from command_line.mistakes import constructor, explained, nearest, said_of
 from lightning_modules.methods.rome import ROME
@@ -90,7 +93,16 @@ def test_nothing_is_proposed_that_is_not_alike():
 
 def test_arguments_of_a_class_include_those_it_passes_on():
     assert {"layer", "second_moment", "lm", "transform"} <= set(constructor(ROME))
-    assert "options" not in constructor(ROME)
+    assert not {"options", "args", "kwargs"} & set(constructor(ROME))
+
+
+def test_a_port_in_use_is_named_with_the_variable_that_chooses_another():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(DistError) as caught:
+            TCPStore("127.0.0.1", port, is_master=True, use_libuv=True)
+    sentence = f"the port {port} is in use; set MASTER_PORT to a free one"
+    assert said_of(caught.value) == sentence
 
 
 def test_what_a_class_says_of_its_arguments_is_all_that_is_said():
