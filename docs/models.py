@@ -19,8 +19,8 @@ from lightning_modules.language_model.generation import generate
 PAGE = Path(__file__).with_suffix(".md")
 BEGIN, END = "<!-- tables: python -m docs.models -->", "<!-- end of the tables -->"
 METHODS = {
-    "C-ROME": "c_rome.yaml --model.layer 6 --model.second_moment identity",
-    "MEMIT": "memit.yaml --model.layers [8,9,10]",
+    "C-ROME": "c_rome.yaml --model.second_moment identity",
+    "MEMIT": "memit.yaml",
 }
 GIVEN = (
     "--config models/smollm2-135m.yaml --data.path docs/ten_facts.json --data.batch_size 1 "
