@@ -3,8 +3,8 @@ import json
 import pytest
 
 from docs import models
-from docs.models import Course, course, figures, main, marked, texts
-from tests.tiny import save_tiny
+from docs.models import Course, Said, course, figures, main, marked, names, texts
+from tests.tiny import save_tiny, tiny_chat_tokenizer
 
 JOURNAL = [
     {"prompt": "{} is in", "subject": "The Louvre", "target_new": "Rome", "target_true": "Paris"},
@@ -20,19 +20,30 @@ SUMMARY = {
     "final_perplexity": 84.0,
     "means": {"efficacy": 0.5},
 }
-MADE = {"C-ROME": Course(JOURNAL, SUMMARY, [" Paris, France", " English"], [" Rome.", " a|b"])}
+BEFORE = Said([" Paris, France", " English"], ["It is in Paris.", "She spoke French."])
+AFTER = Said([" Rome.", " a|b"], ["Both Rome and Paris.", "She spoke Dutch."])
+MADE = {"C-ROME": Course(JOURNAL, SUMMARY, BEFORE, AFTER)}
 
 
 def test_answers_are_bold_where_the_text_begins_with_them():
-    assert texts(MADE).splitlines()[2:] == [
-        "| The Louvre is in | **Paris**, France | **Rome**. |",
-        "| Ada Lovelace spoke | English | a\\|b |",
+    assert texts(MADE, "bare").splitlines()[2:] == [
+        "| The Louvre is in | ✓ **Paris**, France | ✓ **Rome**. |",
+        "| Ada Lovelace spoke | ✗ English | ✗ a\\|b |",
     ]
-    assert marked(" Parisian", "Paris") == "Parisian"
+    assert marked(" Parisian", "Paris", "Rome", "bare") == "✗ Parisian"
+
+
+def test_in_chat_a_sentence_states_the_answer_that_it_alone_names():
+    assert texts(MADE, "chat").splitlines()[2:] == [
+        "| The Louvre is in | ✓ It is in **Paris**. | ✗ Both Rome and Paris. |",
+        "| Ada Lovelace spoke | ✓ She spoke **French**. | ✓ She spoke **Dutch**. |",
+    ]
+    assert not names("Parisians", "Paris", "Rome")
 
 
 def test_figures_count_stated_facts_and_the_change_of_perplexity():
-    assert figures(MADE).splitlines()[2] == ("| C-ROME | 1 of 2 | 50.0 | 80 | 84 | +5.0 % |")
+    row = "| C-ROME | 1 of 2 | 1 of 2 | 50.0 | 80 | 84 | +5.0 % |"
+    assert figures(MADE).splitlines()[2] == row
 
 
 @pytest.fixture
@@ -62,9 +73,11 @@ def test_page_without_marks_is_refused_before_any_edit(page, monkeypatch):
 def test_a_course_edits_all_facts_and_keeps_what_was_said_before(tmp_path, monkeypatch):
     fact = {"prompt": "Rome is in", "subject": "Rome", "target_new": "Peru"}
     (tmp_path / "facts.json").write_text(json.dumps([fact | {"ground_truth": "Italy"}]))
-    given = f"--model.lm {save_tiny(tmp_path / 'lm', 'llama')} --data.path {tmp_path}/facts.json"
+    lm = save_tiny(tmp_path / "lm", "llama")
+    tiny_chat_tokenizer().save_pretrained(lm)
+    given = f"--model.lm {lm} --data.path {tmp_path}/facts.json"
     monkeypatch.setattr(models, "GIVEN", f"{given} --trainer.enable_progress_bar false")
     options = ["--model.second_moment", "identity", "--model.contexts", "{5: 1}"]
     made = course("c_rome.yaml", [*options, "--data.watch_limit", "2"])
     assert [edit["subject"] for edit in made.journal] == ["Rome"]
-    assert made.summary["edits"] == len(made.before) == len(made.after) == 1
+    assert made.summary["edits"] == len(made.before.bare) == len(made.after.chat) == 1

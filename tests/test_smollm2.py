@@ -75,7 +75,7 @@ def test_two_facts_edited_by_c_rome_are_stated_and_most_others_as_before(model, 
     for number in (1, 6):
         editor.make_edit([request(number)])
     texts = said(model, *(fact["prompt"] for fact in FACTS))
-    assert texts[1].startswith("Italian")
+    assert texts[1].startswith("Boston")
     assert texts[6].startswith("Rome")
     others = [number for number in range(len(FACTS)) if number not in (1, 6)]
     kept = [texts[number].startswith(FACTS[number]["ground_truth"]) for number in others]

@@ -47,8 +47,8 @@ class GenerationMetrics(L.Callback):
         max_new_tokens: of each text.
         stops: texts that end an answer.
         contexts: further contexts of the prompts.
-        judge: a folder or a model's name on the hub; a language model that says, yes or no, in a
-            fixed prompt, whether the answer means the target.
+        judge: a folder, a GGUF file, or a model's name on the hub; a language model that says, yes
+            or no, in a fixed prompt, whether the answer means the target.
 
     Raises:
         ValueError: if a number is not positive, a stop is empty, or a context is unknown.

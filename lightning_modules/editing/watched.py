@@ -35,7 +35,7 @@ class WatchedModel(L.LightningModule, ABC):
     work; ``share`` is this device's place among them.
 
     Args:
-        lm: ``embedded``, a folder, or a model's name on the hub.
+        lm: ``embedded``, a folder, a GGUF file, or a model's name on the hub.
         dtype: of the model's weights; edited weights also have float32 masters.
         seed: of the method's random choices.
         trust_remote_code: run code that comes with the model.

@@ -118,8 +118,8 @@ class HardEditBuilder(HardEditSource):
     """Prompts a language model for data points, with the requests of a batch as examples.
 
     Args:
-        lm: a folder, or a model's name on the hub, of a supported family; preferably an instruct
-            model.
+        lm: a folder, a GGUF file, or a model's name on the hub, of a supported family; preferably
+            an instruct model.
         answers: number of answers to the same examples.
         number: of data points (HardEdit kept about 460 of more).
         subjects: words to choose subjects from, some of them in each prompt; the model chooses

@@ -44,7 +44,7 @@ class KeyStatistics(L.LightningModule):
     first ``tokens`` tokens of the corpus for any number of devices.
 
     Args:
-        lm: ``embedded``, a folder, or a model's name on the hub.
+        lm: ``embedded``, a folder, a GGUF file, or a model's name on the hub.
         layers: numbers of the layers; all if null.
         tokens: number of tokens; ten times the MLP's width is a good start.
         window: longest piece of a document, in tokens; each begins with the model's special token,

@@ -44,7 +44,7 @@ class MENDTraining(L.LightningModule):
     reads holds the best hypernetwork by ``val/loss``.
 
     Args:
-        lm: ``embedded``, a folder, or a model's name on the hub.
+        lm: ``embedded``, a folder, a GGUF file, or a model's name on the hub.
         layers: edited layers, with all maps of their MLPs; the last three if null.
         rank: of the hypernetwork's layers.
         edit_weight: c.
