@@ -19,11 +19,11 @@ from lightning_modules.language_model.generation import generate
 PAGE = Path(__file__).with_suffix(".md")
 BEGIN, END = "<!-- tables: python -m docs.models -->", "<!-- end of the tables -->"
 METHODS = {
-    "C-ROME": "c_rome.yaml --model.second_moment identity",
-    "MEMIT": "memit.yaml",
+    "C-ROME": "c_rome.yaml --config models/smollm2-135m.yaml --model.second_moment identity",
+    "MEMIT": "memit.yaml --model.lm models/smollm2-135m --model.layers [8,9,10]",
 }
 GIVEN = (
-    "--config models/smollm2-135m.yaml --data.path docs/ten_facts.json --data.batch_size 1 "
+    "--data.path docs/ten_facts.json --data.batch_size 1 "
     "--trainer.val_check_interval 10 --trainer.enable_progress_bar false"
 )
 BARE_TOKENS, CHAT_TOKENS = 12, 24  # of a continuation; a chat model answers in a sentence
