@@ -44,7 +44,7 @@ def test_requests_are_as_long_as_counterfacts(editor):
 
 
 def test_both_sides_of_the_sweep_find_the_same_perplexity(editor, monkeypatch):
-    monkeypatch.setattr(editor, "value", ValueSearchOptions(steps=3))
+    monkeypatch.setattr(editor.search, "options", ValueSearchOptions(steps=3))
     requests = shapes.counterfact_like(editor)[:2]
     spans = shapes.sentences_of(editor, shapes.lengths_like_me_ppl(12, 59))
     ours = sweep.sweep(editor, requests, spans)

@@ -12,6 +12,7 @@ from data_modules.records import EditRequest
 from lightning_modules.editing.editor import Editor
 from lightning_modules.editing.hypernetwork import Hypernetwork
 from lightning_modules.functional.value_search import ValueSearchOptions
+from lightning_modules.jobs.layer_study import LayerStudy
 from lightning_modules.jobs.replay import Replay
 from lightning_modules.language_model.layout import output_weight_name
 from lightning_modules.methods.key_value import KeyValueEditor
@@ -27,14 +28,18 @@ REQUESTS = [
 
 
 def methods():
-    """Every method but what others are made of, and the replay, which makes their edits again."""
+    """Every method but what others are made of, and jobs that make the edits of other methods."""
     for module in pkgutil.walk_packages(lightning_modules.__path__, "lightning_modules."):
         importlib.import_module(module.name)
     found, classes = [], [Editor]
     for method in classes:
         classes += [kind for kind in method.__subclasses__() if kind not in classes]
         ours = method.__module__.startswith("lightning_modules.")
-        if ours and not inspect.isabstract(method) and method not in (Replay, SpreadEditor):
+        if (
+            ours
+            and not inspect.isabstract(method)
+            and method not in (Replay, LayerStudy, SpreadEditor)
+        ):
             found.append(method)
     return found
 

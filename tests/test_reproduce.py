@@ -12,7 +12,10 @@ from train import main as command_line
 
 PAGE = PICTURES.parent / "reproduce.md"
 COMMANDS = {name: text for e in EXPERIMENTS.values() for name, text in e.commands.items()}
-HEAVY = ("hardcf", "hard-edit", "t5-keys")  # their models are the papers', not the embedded one
+HEAVY = (  # their models or data are the papers', not the embedded ones
+    *("hardcf", "hard-edit", "hardedit", "t5-keys", "single-edits-zsre", "tasks-in-full"),
+    *("all-cases", "collapse-cases", "normal-cases"),
+)
 SHORT = ["--data.limit", "3", "--data.watch_limit", "4", "--model.contexts", "{5: 2}"]
 ENDLESS = {
     "perplexity-against-tasks": [

@@ -146,7 +146,7 @@ class TestMistakes:
 
     def test_a_method_without_keys_is_refused_at_its_first_edit(self, lm, tmp_path):
         callbacks = [*watching(), RestoreWeights(together=1), RiskCalibration()]
-        with pytest.raises(ValueError, match="FineTuning has no keys from which"):
+        with pytest.raises(ValueError, match="FineTuning has no keys to estimate the risk"):
             trainer_in(tmp_path, callbacks).fit(FineTuning(lm=lm, layers=[0]), data_of())
 
     def test_a_harm_that_no_edit_could_do_is_refused(self):

@@ -109,7 +109,7 @@ def test_requests_that_cannot_tell_the_metric_have_no_mean_and_no_picture(lm, tm
 
 
 def test_single_edits_are_refused(lm, tmp_path):
-    with pytest.raises(ValueError, match="nothing to judge where RestoreWeights takes every edit"):
+    with pytest.raises(ValueError, match="nothing to judge, as RestoreWeights undoes every edit"):
         run_in(lm, tmp_path, RestoreWeights())
 
 

@@ -51,7 +51,7 @@ def test_batch_on_both_sides_is_refused(longrope):
     refuse_mixed_lengths(longrope)
     batch = collate(TEXTS[:2], longrope.device)
     for model in (longrope, longrope.base_model):
-        with pytest.raises(ValueError, match=r"of 5 and of 11 tokens .* more than 8 by other"):
+        with pytest.raises(ValueError, match=r"of 5 and of 11 tokens .* more than 8 with other"):
             model(batch.tokens, attention_mask=batch.mask)
     longrope(torch.tensor(TEXTS[:1]), attention_mask=torch.ones(1, 5))
     assert len(longrope._forward_pre_hooks) == 1
