@@ -66,8 +66,9 @@ def test_a_text_is_read_up_to_its_stop_word_by_word(text, begins, equals):
 
 
 def test_a_stop_within_the_target_ends_nothing():
-    assert set(matches(" St. Louis. It", "St. Louis").values()) == {1}
-    assert set(matches(" St. Paul", "St. Louis").values()) == {0}
+    names = ("generation", "generation_exact", "generation_squad_exact_match")
+    assert matches(" St. Louis. It", "St. Louis") == dict.fromkeys(names, 1)
+    assert matches(" St. Paul", "St. Louis") == dict.fromkeys(names, 0)
 
 
 def naive_entropy(items):

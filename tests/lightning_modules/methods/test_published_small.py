@@ -83,5 +83,5 @@ def test_localized_fine_tuning_equals_the_published_one(published, scenario, epo
     change = torch.stack([editor.edited.master(n) - editor.original[n] for n in editor.original])
     sketch = change[0].T.double() @ published.tensors["probe.1024"].double()
     expected = published.small["losses"][f"locft.{scenario}"]
-    assert losses[: len(expected)] == pytest.approx(expected, rel=1e-2, abs=2e-4)
-    assert difference(sketch, published.tensors[f"locft.{scenario}.sketch"]) < 1e-2
+    assert losses[: len(expected)] == pytest.approx(expected, rel=2e-3, abs=2e-4)
+    assert difference(sketch, published.tensors[f"locft.{scenario}.sketch"]) < 1e-3
