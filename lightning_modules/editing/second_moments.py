@@ -59,13 +59,24 @@ def load_second_moment(path: str | None, lm_name: str, model: str, layer: int) -
 def found_or_missing(
     layers: Sequence[int], load: Callable[[int], Any], path: str | None, lm_name: str, model: str
 ) -> str:
-    """Whether the second moments of layers are there, in words; ``load`` reads one of them."""
+    """Whether the second moments of layers are there, and of which text, in words.
+
+    Args:
+        layers: which.
+        load: reads the moment of one of them, or refuses it.
+        path: the file, if the user named one.
+        lm_name: the model's name.
+        model: the model's fingerprint.
+    """
+    file = artefact_file(KIND, path, lm_name, model)
     try:
         for layer in layers:
             load(layer)
+        about = _entry(file, lm_name, model, layers[0])[1]
     except (FileNotFoundError, ValueError) as error:
         return f"MISSING: {error}"
-    return f"found, of layers {list(layers)} in {artefact_file(KIND, path, lm_name, model)}"
+    text = f"{int(about['tokens']):,} tokens in windows of {about.get('window', 'unknown length')}"
+    return f"found, of layers {list(layers)} in {file}: {text}"
 
 
 def _entry(file: Path, lm_name: str, model: str, layer: int) -> tuple[Tensor, dict[str, Any]]:

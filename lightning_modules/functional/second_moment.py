@@ -48,6 +48,19 @@ class SecondMoment:
         return total.tril() + total.tril(-1).T
 
 
+def parts_differ(first: Tensor, whole: Tensor, share: float) -> float:
+    """Relative difference of the moments of a corpus' two parts, ``‖A - B‖ / ‖C‖``.
+
+    Follows from ``C = share A + (1 - share) B``, so B need not be known.
+
+    Args:
+        first: A, of the first part, ``(f, f)``.
+        whole: C, of both parts, ``(f, f)``.
+        share: of the first part's tokens, below 1.
+    """
+    return float((first - whole).norm() / ((1 - share) * whole.norm()))
+
+
 def pack(moment: Tensor) -> Tensor:
     """The lower triangle of a symmetric ``(f, f)``, as float32 ``(f (f + 1) / 2,)``."""
     return moment[torch.ones_like(moment, dtype=torch.bool).tril()].float()

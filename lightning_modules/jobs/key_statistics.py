@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from data_modules.records import WatchedText
 
 from ..editing.second_moments import KIND, require_tokens, save_second_moments
 from ..functional.least_squares import condition_number
-from ..functional.second_moment import SecondMoment, pack, unpack
+from ..functional.second_moment import SecondMoment, unpack
 from ..language_model.kernels import use_fast_kernels
 from ..language_model.layout import blocks, oriented, output_map, output_weight_name
 from ..language_model.loading import Dtype, artefact_file, fingerprint, load
@@ -22,9 +21,10 @@ from ..language_model.positions import begin_at, longest_text
 from ..language_model.rope import rope_boundary
 from ..language_model.scoring import batches_by_length
 from ..language_model.tokens import collate, special_before
+from .convergence import FIGURES, Convergence
 
 BATCHES_WAITING = 16  # batches whose windows are sorted by length together
-SAMPLE_KEYS = 64
+LONGEST_WINDOW = 1024  # tokens; the papers' models read as many, their statistics too
 
 
 class Window(NamedTuple):
@@ -39,16 +39,17 @@ class KeyStatistics(L.LightningModule):
 
     Documents are cut into windows. Each window is a text of its own and runs with windows of
     similar length, so there is little padding; the pass ends at the deepest layer. After each
-    doubling of the tokens it reports how far ``C⁻¹ k``, the direction of an edit, still moved: the
-    mean cosine, over sample keys, between now and half the tokens. The statistics are those of the
-    first ``tokens`` tokens of the corpus for any number of devices.
+    doubling of the tokens it reports how far ``C⁻¹ k``, the direction of an edit, still moved (the
+    mean cosine, over sample keys, between now and half the tokens) and by how much the moments of
+    the two halves differ. The statistics are those of the first ``tokens`` tokens of the corpus for
+    any number of devices.
 
     Args:
         lm: ``embedded``, a folder, a GGUF file, or a model's name on the hub.
         layers: numbers of the layers; all if null.
         tokens: number of tokens; ten times the MLP's width is a good start.
         window: longest piece of a document, in tokens; each begins with the model's special token,
-            if it has one.
+            if it has one. If null, the longest text of the model, at most 1,024, as published.
         batch_tokens: most tokens of one forward pass, padding included; bounds memory.
         output: file to write; by default the one that the editors read.
         dtype: of the model's weights; the same as when editing.
@@ -61,7 +62,7 @@ class KeyStatistics(L.LightningModule):
         lm: str = "embedded",
         layers: list[int] | None = None,
         tokens: int = 100_000,
-        window: int = 128,
+        window: int | None = None,
         batch_tokens: int = 2048,
         output: str | None = None,
         dtype: Dtype = "float32",
@@ -98,11 +99,13 @@ class KeyStatistics(L.LightningModule):
         require_tokens(self.tokens, self.width, f"key statistics of {self.lm_name!r}")
         self.beginning = special_before(self.tokenizer)
         longest = longest_text(self.lm)
-        if not len(self.beginning) < self.window <= longest:
+        window = min(longest, LONGEST_WINDOW) if self.window is None else self.window
+        if not len(self.beginning) < window <= longest:
             raise ValueError(
                 f"window must be in [{len(self.beginning) + 1}, {longest}] tokens for "
-                f"{self.lm_name!r}, got {self.window}"
+                f"{self.lm_name!r}, got {window}"
             )
+        self.window, self.step = window, window - len(self.beginning)
 
     def on_test_start(self) -> None:
         """Starts the sums at zero; checks early that the file can be written."""
@@ -110,12 +113,10 @@ class KeyStatistics(L.LightningModule):
         self.file = artefact_file(KIND, self.output, self.lm_name, self.fingerprint)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.sums = {layer: SecondMoment(self.width, self.device) for layer in self.maps}
-        self.about: dict[int, dict] = {layer: {"agreement": {}} for layer in self.maps}
-        self.samples: dict[int, Tensor] = {}
-        self.directions: dict[int, Tensor] = {}
-        self.moments: dict[int, Tensor] = {}
+        self.about: dict[int, dict] = {layer: {name: {} for name in FIGURES} for layer in self.maps}
+        self.convergence: dict[int, Convergence] = {}
         self.waiting: list[Window] = []
-        self.read = self.counted = self.computed = 0
+        self.read = self.counted = self.computed = self.total = 0
         halvings = int(math.log2(self.tokens / self.width))
         self.goals = [self.tokens >> halving for halving in range(halvings, -1, -1)]
 
@@ -135,10 +136,9 @@ class KeyStatistics(L.LightningModule):
 
     def windows(self, batch: WatchedText) -> list[Window]:
         """This device's windows within the budget, given the other devices' numbers of tokens."""
-        step = self.window - len(self.beginning)
         encoded = self.tokenizer(batch.texts, add_special_tokens=False, verbose=False)["input_ids"]
         documents = [
-            [self.beginning + ids[at : at + step] for at in range(0, len(ids), step)]
+            [self.beginning + ids[at : at + self.step] for at in range(0, len(ids), self.step)]
             for ids in encoded
         ]
         lengths = [sum(map(len, pieces)) for pieces in documents]
@@ -176,7 +176,8 @@ class KeyStatistics(L.LightningModule):
         for layer, (keys, _) in seen.items():
             keys = keys.reshape(len(real), -1)[real]
             self.sums[layer].add(keys)
-            self.samples.setdefault(layer, keys[:: -(-len(keys) // SAMPLE_KEYS)].double())
+            if layer not in self.convergence:
+                self.convergence[layer] = Convergence(keys)
         self.counted += sum(map(len, rows))
         self.computed += len(real)
 
@@ -185,35 +186,25 @@ class KeyStatistics(L.LightningModule):
         return self.trainer.strategy.reduce(number, reduce_op="sum")
 
     def report(self) -> None:
-        """Reports how far ``C⁻¹ k`` has moved since the last report, and stores C for the next."""
+        """Reports how far the moments have converged since the last report."""
         self.total = int(self.summed(torch.tensor(self.counted, device=self.device)))
         found = {}
         for layer, running in self.sums.items():
             moment = self.summed(running.total()) / self.total
             if self.trainer.is_global_zero:
-                self.moments[layer] = pack(moment).cpu()
-                found[f"agreement/layer.{layer}"] = self.agreement(layer, moment)
-                self.about[layer]["agreement"][self.total] = found[f"agreement/layer.{layer}"]
-        known = {name: value for name, value in found.items() if value is not None}
-        if known:
-            cosines = ", ".join(f"{name[10:]} {cosine:.3f}" for name, cosine in known.items())
-            rank_zero_info(f"{self.total} tokens, cosine of edit directions to the last: {cosines}")
+                for name, figure in self.convergence[layer].compare(moment, self.total).items():
+                    self.about[layer][name][self.total] = found[f"{name}/layer.{layer}"] = figure
+        for name, words in FIGURES.items():
+            listed = [
+                f"layer.{layer} {known[name][self.total]:.3f}"
+                for layer, known in self.about.items()
+                if self.total in known[name]
+            ]
+            if listed:
+                rank_zero_info(f"{self.total} tokens, {words}: {', '.join(listed)}")
+        if found:
             for logger in self.loggers:
-                logger.log_metrics(known, self.total)
-
-    def agreement(self, layer: int, moment: Tensor) -> float | None:
-        """Mean cosine of sample keys' ``C⁻¹ k`` with those of the last report.
-
-        None the first time, and if one of the two moments is singular.
-        """
-        factor, singular = torch.linalg.cholesky_ex(moment)
-        before = self.directions.pop(layer, None)
-        if singular:
-            return None
-        self.directions[layer] = torch.cholesky_solve(self.samples[layer].T, factor)
-        if before is None:
-            return None
-        return float(F.cosine_similarity(before, self.directions[layer], dim=0).mean())
+                logger.log_metrics(found, self.total)
 
     def on_test_epoch_end(self) -> None:
         """Counts the remaining windows.
@@ -233,11 +224,12 @@ class KeyStatistics(L.LightningModule):
         """Writes the packed means and how they were estimated."""
         if not self.trainer.is_global_zero:
             return
-        for layer, triangle in self.moments.items():
+        moments = {layer: known.moment for layer, known in self.convergence.items()}
+        for layer, triangle in moments.items():
             self.about[layer] |= {
                 "tokens": self.total,
                 "window": self.window,
                 "dtype": self.dtype_name,
                 "condition": condition_number(unpack(triangle).to(self.device)),
             }
-        save_second_moments(self.file, self.lm_name, self.fingerprint, self.moments, self.about)
+        save_second_moments(self.file, self.lm_name, self.fingerprint, moments, self.about)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_modules.functional.second_moment import SecondMoment, pack, unpack
+from lightning_modules.functional.second_moment import SecondMoment, pack, parts_differ, unpack
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 48, 100])
@@ -23,6 +23,14 @@ def test_float32_products_are_nearly_as_exact_as_float64_ones(dtype, error):
     moment.add(keys)
     expected = keys.double().T @ keys.double()
     assert float((moment.total() - expected).abs().div(expected).max()) < error
+
+
+def test_the_difference_of_two_parts_follows_from_the_first_and_the_whole():
+    first, second = torch.randn(30, 5).double(), torch.randn(70, 5).double()
+    whole = torch.cat([first, second])
+    one, two, both = (keys.T @ keys / len(keys) for keys in (first, second, whole))
+    expected = float((one - two).norm() / both.norm())
+    assert parts_differ(one, both, 0.3) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_sum_of_nothing_is_zero():

@@ -169,23 +169,48 @@ def test_the_file_says_how_it_was_made_and_how_far_it_converged(folder):
     assert (about["tokens"], about["window"], about["dtype"]) == (300, WINDOW, "float32")
     eigenvalues = np.linalg.eigvalsh(stored_moment(module, 2).double().numpy())
     assert about["condition"] == pytest.approx(eigenvalues[-1] / eigenvalues[0], rel=1e-3)
-    first, second, last = about["agreement"]
-    assert 75 <= first < 75 + WINDOW
+    second, last = about["agreement"]
     assert 150 <= second < 150 + WINDOW
     assert last == 300
-    assert about["agreement"][first] is None
 
 
 def test_agreement_is_the_cosine_of_whitened_sample_keys(folder):
     half, _ = run(folder, tokens=150)
     smaller = stored_moment(half, 0).double()
     whole, _ = run(folder, tokens=300)
-    larger, keys = stored_moment(whole, 0).double(), whole.samples[0].T
+    larger, keys = stored_moment(whole, 0).double(), whole.convergence[0].sample.T
     before, after = (torch.linalg.solve(moment, keys) for moment in (smaller, larger))
     cosine = torch.nn.functional.cosine_similarity(before, after, dim=0).mean()
     # the half also holds the rest of its last window
     assert whole.about[0]["agreement"][300] == pytest.approx(float(cosine), abs=0.05)
     assert 0 < whole.about[0]["agreement"][300] < 1
+
+
+def test_halves_are_compared_at_each_doubling(folder):
+    module, _ = run(folder)
+    halves = module.about[1]["halves"]
+    *_, before, last = halves
+    assert last == 300
+    earlier, _ = run(folder, tokens=before)
+    first, whole = naive_moment(earlier, 1), naive_moment(module, 1)
+    second = (300 * whole - before * first) / (300 - before)
+    expected = np.linalg.norm(first - second) / np.linalg.norm(whole)
+    assert halves[last] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_window_is_the_models_up_to_1024_tokens(folder):
+    module = KeyStatistics(str(folder), tokens=100)
+    module.configure_model()
+    assert module.window == 128
+    module.window = None
+    module.lm.config.max_position_embeddings = 4096
+    module.lm, lm = None, module.lm
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "lightning_modules.jobs.key_statistics.load", lambda *_: (lm, module.tokenizer)
+        )
+        module.configure_model()
+    assert module.window == 1024
 
 
 def test_a_corpus_shorter_than_the_budget_is_said_so(folder):
