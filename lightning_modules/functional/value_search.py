@@ -7,6 +7,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from .descent import OPTIMIZERS
+
+WINDOW = 3  # evaluations within which the loss must fall, if a search stops for want of progress
+
 
 @dataclass(frozen=True)
 class ValueSearchOptions:
@@ -14,7 +18,7 @@ class ValueSearchOptions:
 
     Attributes:
         steps: most evaluations of the loss; no step follows the last one.
-        learning_rate: Adam's.
+        learning_rate: Adam's; L-BFGS's first step is as long as Adam's.
         weight_decay: weight of ``‖δ‖ / ‖v‖²`` in the loss.
         clamp: largest ``‖δ‖`` as a multiple of ``‖v‖``.
         kl_weight: weight of the KL divergence that preserves the subject's essence.
@@ -22,6 +26,9 @@ class ValueSearchOptions:
         stop: at the ``goal``, with ``most_probable`` also once the target was the most probable
             answer in every context at ``patience`` evaluations (ENCORE's early stopping).
         patience: number of such evaluations.
+        optimizer: Adam, as published, or limited-memory BFGS, which needs fewer evaluations.
+        progress: the search also stops if the loss has fallen by less than this share of itself
+            within three evaluations; 0 never stops it.
         anchor: norm that the MLP's output with the change is scaled to (NAS), ``stored`` takes it
             from this model's file; null leaves the output unscaled.
     """
@@ -34,6 +41,8 @@ class ValueSearchOptions:
     goal: float = 0.05
     stop: Literal["goal", "most_probable"] = "goal"
     patience: int = 1
+    optimizer: Literal["adam", "lbfgs"] = "adam"
+    progress: float = 0.0
     anchor: float | Literal["stored"] | None = None
 
 
@@ -56,7 +65,8 @@ class FoundValue(NamedTuple):
 
     Attributes:
         change: ``(d,)``, wanted minus original value, float32.
-        losses: the loss at every evaluation; the last one is that of ``change``.
+        losses: the loss at every evaluation (L-BFGS: the lowest so far); the last one is that of
+            ``change``.
         target_log_prob: mean log-probability of the target's tokens at the last evaluation, nats.
         scale: factor by which the MLP's output with the change was scaled afterwards.
     """
@@ -84,7 +94,7 @@ def value_search(
     values: Tensor,
     options: ValueSearchOptions,
 ) -> list[FoundValue]:
-    """Adam on the changes δ of n values, each clamped to a ball around its value.
+    """The changes δ of n values, each in a ball around its value, that minimise their losses.
 
     The loss is ``nll + kl_weight · kl + weight_decay · ‖δ‖ / ‖v‖²`` for each. The values are
     independent: one whose search is over leaves the batch. A loss that is not finite ends its
@@ -96,9 +106,11 @@ def value_search(
         values: ``(n, d)``, the original values v.
         options: steps, rates and bounds.
     """
-    change = torch.zeros_like(values, dtype=torch.float32, requires_grad=True)
-    adam = torch.optim.Adam([change], lr=options.learning_rate)
     norm = values.float().norm(dim=1)
+    descent = OPTIMIZERS[options.optimizer](
+        torch.zeros_like(values, dtype=torch.float32), options.clamp * norm, options.learning_rate
+    )
+    change = descent.points
     losses: list[list[float]] = [[] for _ in values]
     found: dict[int, FoundValue] = {}
     searching = list(range(len(values)))
@@ -108,22 +120,26 @@ def value_search(
         heard = answers(change[index], searching)
         decay = options.weight_decay * change[index].norm(dim=1) / norm[index] ** 2
         loss = heard.nll + options.kl_weight * heard.kl + decay
-        enough = loss < options.goal
+        best, nll = descent.keep(index, loss, heard.nll)
+        enough = best < options.goal
         if options.stop == "most_probable":
             probable[index] += heard.most_probable
             enough = enough | (probable[index] >= options.patience)
-        told = torch.stack([loss, heard.nll, enough | ~loss.isfinite()])
-        for number, (value, nll, over) in zip(searching, told.T.tolist(), strict=True):
+        told = torch.stack([best, nll, enough | ~best.isfinite()])
+        for number, (value, own, over) in zip(searching, told.T.tolist(), strict=True):
             losses[number].append(value)
-            if over or step == options.steps - 1:
-                found[number] = FoundValue(change[number].detach().clone(), losses[number], -nll)
+            if over or step == options.steps - 1 or stalled(losses[number], options.progress):
+                found[number] = FoundValue(descent.at(number), losses[number], -own)
         if len(found) == len(values):
             break
-        (change.grad,) = torch.autograd.grad(loss.sum(), [change])
-        adam.step()
-        with torch.no_grad():
-            change *= (options.clamp * norm / change.norm(dim=1)).clamp(max=1.0)[:, None]
+        descent.step(index, *torch.autograd.grad(loss.sum(), [change]))
         if any(number in found for number in searching):
             searching = [number for number in searching if number not in found]
             index = torch.tensor(searching, device=values.device)
     return [found[number] for number in range(len(values))]
+
+
+def stalled(losses: Sequence[float], progress: float) -> bool:
+    """Whether the lowest loss has fallen by less than a share of itself in the last evaluations."""
+    before = losses[:-WINDOW]
+    return bool(before) and min(losses) > (1 - progress) * min(before)

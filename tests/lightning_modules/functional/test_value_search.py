@@ -188,3 +188,39 @@ def test_gradient_that_is_not_finite_is_refused():
     (found,) = value_search(broken, torch.ones(1, D), OPTIONS)
     with pytest.raises(FloatingPointError, match="loss is nan at step 2"):
         found.checked()
+
+
+def test_lbfgs_reaches_adams_loss_in_fewer_evaluations():
+    options = replace(OPTIONS, steps=40)
+    quick = replace(options, optimizer="lbfgs", steps=20)
+    adam, lbfgs = (value_search(*problems(4), chosen) for chosen in (options, quick))
+    for slow, fast in zip(adam, lbfgs, strict=True):
+        assert fast.losses[-1] <= slow.losses[-1] + 1e-3
+        assert fast.losses == sorted(fast.losses, reverse=True)
+
+
+def test_lbfgs_values_searched_together_are_those_searched_alone():
+    answers, values = problems(4)
+    options = replace(OPTIONS, optimizer="lbfgs", goal=1.7)
+    together = value_search(answers, values, options)
+    for number, found in enumerate(together):
+        (one,) = value_search(
+            lambda change, _, number=number: answers(change, [number]), values[[number]], options
+        )
+        torch.testing.assert_close(found.change, one.change, rtol=1e-5, atol=1e-6)
+        assert found.losses == pytest.approx(one.losses, rel=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_a_search_without_progress_stops(optimizer):
+    options = replace(OPTIONS, steps=200, optimizer=optimizer)
+    whole = value_search(*problems(3), options)
+    found = value_search(*problems(3), replace(options, progress=0.02))
+    for one, two in zip(found, whole, strict=True):
+        assert len(one.losses) < len(two.losses)
+        assert two.losses[: len(one.losses)] == one.losses
+        assert min(one.losses) > 0.98 * min(one.losses[:-3])
+        assert all(
+            min(one.losses[:end]) <= 0.98 * min(one.losses[: end - 3])
+            for end in range(4, len(one.losses))
+        )
