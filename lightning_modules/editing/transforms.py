@@ -3,9 +3,10 @@
 import math
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor
 
-from ..functional.update_transforms import prune, rect, sphere
+from ..functional.update_transforms import largest_singular_value, prune, rect, sphere
 from .edited_weights import Update
 
 
@@ -61,9 +62,12 @@ class PRUNE(UpdateTransform):
         self, update: Update, weight: Tensor, original: Tensor, history: dict[str, Tensor]
     ) -> Update:
         """The step from the present weight to the original one plus the pruned sum."""
-        name = f"total/{update.weight}"
+        name, limit = f"total/{update.weight}", f"limit/{update.weight}"
         history[name] = history.get(name, 0) + update.dense().to(weight)
-        return Update(update.weight, original + prune(history[name], original, self.base) - weight)
+        if limit not in history:
+            history[limit] = torch.tensor(largest_singular_value(original), dtype=torch.float64)
+        pruned = prune(history[name], original, self.base, float(history[limit]))
+        return Update(update.weight, original + pruned - weight)
 
 
 class SPHERE(UpdateTransform):
@@ -81,6 +85,11 @@ class SPHERE(UpdateTransform):
     def __call__(
         self, update: Update, weight: Tensor, original: Tensor, history: dict[str, Tensor]
     ) -> Update:
-        """The update without its component along the present weight's principal directions."""
-        kept = sphere(update.dense(), weight, self.energy, self.strength)
-        return Update(update.weight, kept)
+        """The update without its component along the present weight's principal directions.
+
+        It acts on the input side alone, so a low-rank update stays low-rank.
+        """
+        if update.right is None:
+            return update._replace(left=sphere(update.left, weight, self.energy, self.strength))
+        right = sphere(update.right, weight, self.energy, self.strength)
+        return update._replace(left=update.left.to(right), right=right)

@@ -35,7 +35,9 @@ def largest_singular_value(weight: Tensor) -> float:
     return float(torch.linalg.eigvalsh(_smaller_gram(weight.double()))[-1].clamp(min=0).sqrt())
 
 
-def prune(total: Tensor, original: Tensor, base: float = math.e) -> Tensor:
+def prune(
+    total: Tensor, original: Tensor, base: float = math.e, limit: float | None = None
+) -> Tensor:
     """Total change since the original weight W0, with large singular values damped.
 
     ``U f(S) Vᵀ`` with ``f(s) = m + log s - log m`` for each singular value s above m, the largest
@@ -45,6 +47,7 @@ def prune(total: Tensor, original: Tensor, base: float = math.e) -> Tensor:
         total: ``(out, in)``, the accumulated change, without earlier prunings.
         original: ``(out, in)``, W0.
         base: of the logarithm; a smaller base damps less.
+        limit: m, if it is known; half of the time goes into it.
 
     Returns:
         ``(out, in)``, float64.
@@ -58,7 +61,7 @@ def prune(total: Tensor, original: Tensor, base: float = math.e) -> Tensor:
     total = total.double()
     if not total.isfinite().all():
         raise FloatingPointError("the accumulated change to prune is not finite")
-    limit = largest_singular_value(original)
+    limit = largest_singular_value(original) if limit is None else limit
     if total.norm() <= limit:
         return total
     values, vectors = _leading_directions(total, lambda energies: energies > limit**2)

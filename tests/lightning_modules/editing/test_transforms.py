@@ -3,8 +3,14 @@ from copy import deepcopy
 import pytest
 import torch
 
+from lightning_modules.editing import transforms
 from lightning_modules.editing.transforms import PRUNE, RECT, SPHERE, UpdateTransform
-from lightning_modules.functional.update_transforms import prune, rect
+from lightning_modules.functional.update_transforms import (
+    largest_singular_value,
+    prune,
+    rect,
+    sphere,
+)
 from lightning_modules.methods.memit import MEMIT
 from lightning_modules.methods.rome import ConsistentROME
 from tests.batches import REQUESTS, check_resumed, check_undone, ready, weights
@@ -91,6 +97,30 @@ def test_sphere_projects_inputs_of_a_square_transposed_weight():  # B21
     outputs = torch.linalg.svd(torch.nn.functional.normalize(before, dim=0)).U[:, 0]
     assert (change @ inputs).norm() < 1e-4 * change.norm()
     assert (outputs @ change).norm() > 1e-2 * change.norm()
+
+
+def test_sphere_leaves_a_low_rank_update_low_rank_and_equals_the_dense_one():
+    editor = ready(memit(SPHERE(), [1]), tiny_model("gpt2"))
+    seen = raw_updates(editor)
+    (before,) = weights(editor)
+    editor.make_edit(REQUESTS)
+    (update,) = editor.applied
+    assert update.left.shape[1] == update.right.shape[0] == len(REQUESTS)
+    expected = sphere(seen[0], before, 0.5, 0.8)
+    torch.testing.assert_close(update.dense(), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_prune_finds_the_original_weights_limit_once(monkeypatch):
+    counted = []
+    monkeypatch.setattr(
+        transforms,
+        "largest_singular_value",
+        lambda weight: counted.append(1) or largest_singular_value(weight),
+    )
+    editor = ready(memit(PRUNE(), [1]), tiny_model("gpt2"))
+    for request in REQUESTS:
+        editor.make_edit([request])
+    assert len(counted) == 1
 
 
 @pytest.mark.parametrize("transform", [RECT, PRUNE, SPHERE])
