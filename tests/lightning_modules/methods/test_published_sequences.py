@@ -1,0 +1,33 @@
+"""Edits in sequence against the published loops, each on a model of its own that keeps them all."""
+
+import pytest
+
+from data_modules.forms.readers import read_requests
+from tests.published import Published
+from tests.published_loops import memit_sequence, rome_sequence
+
+WITHIN = 1e-5
+
+
+@pytest.fixture(scope="module")
+def published(shared_data):
+    return Published(shared_data)
+
+
+@pytest.mark.parametrize(
+    ("edits", "contexts"), [(3, 4), pytest.param(20, None, marks=pytest.mark.slow)]
+)
+def test_c_rome_in_sequence_equals_the_published_loop_edit_by_edit(published, edits, contexts):
+    found = rome_sequence(published, edits, contexts)
+    assert len(found.changes) == edits
+    assert max(*found.changes, found.final) < WITHIN
+
+
+@pytest.mark.parametrize(
+    ("batches", "size"), [(2, 2), pytest.param(10, 10, marks=pytest.mark.slow)]
+)
+def test_memit_in_batches_equals_the_published_loop(published, shared_data, batches, size):
+    requests = read_requests(str(shared_data / "counterfact/counterfact_original_350.json"))
+    found = memit_sequence(published, requests[: batches * size], size)
+    assert len(found.changes) == batches
+    assert max(*found.changes, found.final) < WITHIN
