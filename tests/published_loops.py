@@ -5,6 +5,7 @@ what comes after it knows the product.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data_modules.records import EditRequest
 from lightning_modules.functional.rank_one import factorize
+from lightning_modules.functional.value_search import ValueSearchOptions
 from lightning_modules.methods.key_value import KeyValueEditor
 from lightning_modules.methods.rome import ConsistentROME
 from tests.published import Published
@@ -197,29 +199,35 @@ def followed(
     return Followed(changes, final)
 
 
-def rome_sequence(published: Published, edits: int, contexts: int | None = None) -> Followed:
+def rome_sequence(
+    published: Published, edits: int, contexts: int | None = None, steps: int = 20
+) -> Followed:
     """C-ROME at layer 2 on the first requests of the golden figures, one after another.
 
     Args:
         published: the folder of figures.
         edits: their number; the first ten subjects begin their prompts.
         contexts: number of context templates; all 21 if null.
+        steps: most steps of a value search.
     """
     templates = published.rome["contexts"][:contexts]
-    editor = ConsistentROME(2, lm=published.lm)
+    editor = ConsistentROME(2, value=ValueSearchOptions(steps=steps), lm=published.lm)
     editor.configure_model()
     editor.contexts.templates = templates
     editor.factors = {2: factorize(published.moment)}
-    loop = PublishedLoop(published.lm, templates, published.moment, Search())
+    loop = PublishedLoop(published.lm, templates, published.moment, Search(steps))
     requests = [published.requests[case] for case in range(edits)]
     theirs = ([change] for change in loop.consistent_rome(requests, 2))
     return followed(editor, [[request] for request in requests], loop, theirs)
 
 
-def memit_sequence(published: Published, requests: Sequence[EditRequest], size: int) -> Followed:
+def memit_sequence(
+    published: Published, requests: Sequence[EditRequest], size: int, steps: int = 20
+) -> Followed:
     """MEMIT at layers 1 to 3 in batches of ``size``, with the golden figures' hyper-parameters."""
     editor = published.closed_form("memit")
-    search = Search(clamp=0.75)
+    editor.search.options = replace(editor.search.options, steps=steps)
+    search = Search(steps, clamp=0.75)
     loop = PublishedLoop(published.lm, editor.contexts.templates, published.moment, search)
     batches = [requests[at : at + size] for at in range(0, len(requests), size)]
     return followed(editor, batches, loop, loop.memit(batches, editor.layers, 1000.0))

@@ -15,19 +15,23 @@ def published(shared_data):
 
 
 @pytest.mark.parametrize(
-    ("edits", "contexts"), [(3, 4), pytest.param(20, None, marks=pytest.mark.slow)]
+    ("edits", "contexts", "steps"),
+    [(3, 4, 5), pytest.param(20, None, 20, marks=pytest.mark.slow)],
 )
-def test_c_rome_in_sequence_equals_the_published_loop_edit_by_edit(published, edits, contexts):
-    found = rome_sequence(published, edits, contexts)
+def test_c_rome_in_sequence_equals_the_published_loop_edit_by_edit(
+    published, edits, contexts, steps
+):
+    found = rome_sequence(published, edits, contexts, steps)
     assert len(found.changes) == edits
     assert max(*found.changes, found.final) < WITHIN
 
 
 @pytest.mark.parametrize(
-    ("batches", "size"), [(2, 2), pytest.param(10, 10, marks=pytest.mark.slow)]
+    ("batches", "size", "steps"),
+    [(2, 2, 4), pytest.param(10, 10, 20, marks=pytest.mark.slow)],
 )
-def test_memit_in_batches_equals_the_published_loop(published, shared_data, batches, size):
+def test_memit_in_batches_equals_the_published_loop(published, shared_data, batches, size, steps):
     requests = read_requests(str(shared_data / "counterfact/counterfact_original_350.json"))
-    found = memit_sequence(published, requests[: batches * size], size)
+    found = memit_sequence(published, requests[: batches * size], size, steps)
     assert len(found.changes) == batches
     assert max(*found.changes, found.final) < WITHIN
