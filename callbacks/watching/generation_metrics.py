@@ -35,7 +35,8 @@ class GenerationMetrics(L.Callback):
     ``*_generation_squad_exact_match`` is the same after SQuAD's normalisation, without articles
     too. A model that rightly continues its sentence fails both, so a reader's judgement lies
     between the first and these; ``*_generation_judge`` is that of a second language model.
-    ``generation_entropy`` is ROME's fluency.
+    ``generation_entropy`` is ROME's fluency of these greedy texts; ``FluencyMetrics`` measures it
+    as published, on sampled texts.
 
     Prompts are those of ``--model.chat``. Each of ``contexts`` adds the measures in one of the
     Mirage's contexts, as ``*_generation_question`` and so on: the bare ``question``, the question
