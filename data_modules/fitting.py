@@ -87,6 +87,8 @@ def _judged(request: EditRequest) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     yield "the prompt", request.text, both
     for number, prompt in enumerate(request.paraphrases, 1):
         yield f"paraphrase {number}", prompt, both
+    for number, prompt in enumerate(request.attributes, 1):
+        yield f"attribute prompt {number}", prompt, both
     for kind, probes in (("neighbor", request.neighborhood), ("question", request.portability)):
         for number, probe in enumerate(probes, 1):
             answers = (probe.answer, *probe.accepted, request.target_new)

@@ -53,6 +53,10 @@ class EditRequest(NamedTuple):
         paraphrases: other wordings of the prompt, the subject filled in.
         neighborhood: prompts about other subjects, which the edit must leave alone.
         portability: what follows from the new fact, such as a further fact about the new answer.
+        attributes: prompts about other subjects, to which the new answer is the true one.
+        generation: beginnings of texts about the subject, for the model to continue.
+        relation_id: Wikidata's identifier of the relation, such as ``P19``; empty if unknown.
+        target_id: that of the new answer, such as ``Q90``; empty if unknown.
         joined: whether it belongs to the same edit as the request before it.
         frame: the text around each of its prompts.
     """
@@ -65,6 +69,10 @@ class EditRequest(NamedTuple):
     paraphrases: tuple[str, ...] = ()
     neighborhood: tuple[Probe, ...] = ()
     portability: tuple[Probe, ...] = ()
+    attributes: tuple[str, ...] = ()
+    generation: tuple[str, ...] = ()
+    relation_id: str = ""
+    target_id: str = ""
     joined: bool = False
     frame: Frame = Frame()
 
@@ -88,12 +96,15 @@ class EditRequest(NamedTuple):
         Fields that CounterFact lacks, such as portability, are added if they hold something.
         """
         following = [probe._asdict() for probe in self.portability]
+        relation = {"relation_id": self.relation_id} if self.relation_id else {}
+        target = {"id": self.target_id} if self.target_id else {}
         return {
             "case_id": self.case_id,
             "requested_rewrite": {
                 "prompt": self.prompt,
+                **relation,
                 "subject": self.subject,
-                "target_new": {"str": self.target_new},
+                "target_new": {"str": self.target_new, **target},
                 "target_true": {"str": self.target_true},
             },
             "paraphrase_prompts": list(self.paraphrases),
@@ -103,6 +114,8 @@ class EditRequest(NamedTuple):
                 for probe in self.neighborhood
             ],
             **({"portability": following} if following else {}),
+            **({"attribute_prompts": list(self.attributes)} if self.attributes else {}),
+            **({"generation_prompts": list(self.generation)} if self.generation else {}),
             **({"joined": True} if self.joined else {}),
         }
 

@@ -10,14 +10,17 @@ from pathlib import Path
 
 import torch
 
+from data_modules.forms.readers import read_requests
 from docs.methods import around
 from lightning_modules.methods.fine_tuning import FineTuning
 from lightning_modules.methods.localized_fine_tuning import LocalizedFineTuning
 from lightning_modules.methods.ultra_edit import UltraEdit
 from tests.published import METHODS, Largest, Published
+from tests.published_loops import Followed, memit_sequence, rome_sequence
 
 PAGE = Path(__file__).with_suffix(".md")
 MARKS = "<!-- fidelity -->\n", "<!-- /fidelity -->\n"
+SEQUENCES = "<!-- sequences -->\n", "<!-- /sequences -->\n"
 SCENARIOS = {"one": "one edit", "eight": "batch of 8", "seq": "sequence of 3 batches"}
 NAMES = {
     "memit": "MEMIT",
@@ -98,6 +101,26 @@ def localized(published: Published) -> list[str]:
     return ["LocFT-BF, 24 steps", "-", "-", "-", "-", "-", cell(found["changes"])]
 
 
+def write_sequences(published: Published, folder: Path) -> None:
+    """Writes the table of edits in sequence between its own marks."""
+    requests = read_requests(str(folder / "counterfact/counterfact_original_350.json"))
+    found = {
+        "C-ROME, 20 edits": rome_sequence(published, 20),
+        "MEMIT, 10 batches of 10": memit_sequence(published, requests[:100], 10),
+    }
+    head = ["sequence", "first edit", "last edit", "largest", "sum of all changes"]
+    lines = [head, ["---"] * len(head), *(sequence_row(*pair) for pair in found.items())]
+    before, behind = around(PAGE, *SEQUENCES)
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    PAGE.write_text(before + table + behind, encoding="utf-8")
+
+
+def sequence_row(name: str, found: Followed) -> list[str]:
+    """A sequence's differences from the published loop."""
+    figures = (found.changes[0], found.changes[-1], max(found.changes), found.final)
+    return [name, *map(cell, figures)]
+
+
 def cell(value: float | None) -> str:
     """A difference with one digit; a dash where nothing was published."""
     return "-" if value is None else f"{value:.0e}".replace("e-0", "e-")
@@ -114,6 +137,7 @@ def main(args: Sequence[str] | None = None) -> None:
     before, behind = around(PAGE, *MARKS)
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     PAGE.write_text(before + table + behind, encoding="utf-8")
+    write_sequences(published, parser.parse_args(args).folder)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from .schedule import FINISHED, nothing_left, restores, taken_up_here, watched_n
 from .summary import numbers, summarize, verdict
 
 IDENTITY = ("case_id", "subject", "prompt", "target_new", "target_true")
-FINAL = ("applied", "collapsed_at", "final_perplexity", "highest_perplexity")
+FINAL = ("applied", "collapsed_at", "final_perplexity", "highest_perplexity", "score")
 QUALITY = ("efficacy", "neighborhood", "paraphrase")
 PACKAGES = ("lightning", "torch", "transformers")
 

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from statistics import harmonic_mean
 from typing import Any
 
 import numpy as np
 from scipy.stats import bootstrap
 
 RESAMPLES = 2000
+SUCCESS = ("efficacy", "paraphrase", "neighborhood")
 
 
 def mean_scores(judged: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -15,6 +17,17 @@ def mean_scores(judged: Sequence[dict[str, Any]]) -> dict[str, float]:
     names = dict.fromkeys(name for scores in judged for name in scores)
     columns = {name: [s[name] for s in judged if name in s] for name in names}
     return {name: sum(column) / len(column) for name, column in columns.items()}
+
+
+def harmonic_score(means: dict[str, float], kind: str = "") -> float | None:
+    """ROME's S: harmonic mean of efficacy, paraphrase and neighborhood; None if one is missing.
+
+    Args:
+        means: over all edits, by name.
+        kind: what follows the names, such as ``_before``.
+    """
+    names = [f"{group}{kind}" for group in SUCCESS]
+    return harmonic_mean([means[n] for n in names]) if means.keys() >= set(names) else None
 
 
 def mean_intervals(judged: Sequence[dict[str, Any]]) -> dict[str, list[float]]:

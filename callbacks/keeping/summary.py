@@ -4,7 +4,7 @@ from typing import Any
 
 from lightning_modules.editing.record import place_of
 
-from .means import mean_intervals, mean_scores
+from .means import harmonic_score, mean_intervals, mean_scores
 
 
 def numbers(record: dict[str, Any]) -> dict[str, float]:
@@ -25,9 +25,11 @@ def scores(record: dict[str, Any]) -> dict[str, float]:
 def summarize(edits: list[dict[str, Any]], baseline: dict[str, float]) -> dict[str, Any]:
     """A run's outcome: edits applied, first collapse, perplexity, means of all figures.
 
+    ``score`` is ROME's S, and ``score_before`` that of the model immediately before each edit.
     Edits that a guard undid are listed, and count for nothing else.
     """
     standing = [edit for edit in edits if edit["status"] != "rolled_back"]
+    means = mean_scores([numbers(edit) for edit in standing])
     watched = [edit["perplexity"] for edit in standing if "perplexity" in edit]
     return {
         "edits": len(edits),
@@ -39,7 +41,9 @@ def summarize(edits: list[dict[str, Any]], baseline: dict[str, float]) -> dict[s
         "final_perplexity": watched[-1] if watched else None,
         "highest_perplexity": max(watched, default=None),
         "final_tasks": next((e["tasks"] for e in reversed(standing) if "tasks" in e), None),
-        "means": mean_scores([numbers(edit) for edit in standing]),
+        "score": harmonic_score(means),
+        "score_before": harmonic_score(means, "_before"),
+        "means": means,
         "intervals": mean_intervals([scores(edit) for edit in standing]),
     }
 

@@ -8,7 +8,7 @@ import lightning as L
 from lightning_modules.editing.editor import Editor
 from lightning_modules.editing.replicas import in_turn
 
-from ..keeping.means import mean_intervals, mean_scores
+from ..keeping.means import harmonic_score, mean_intervals, mean_scores
 
 
 class EditMetrics(L.Callback):
@@ -63,6 +63,8 @@ class EditMetrics(L.Callback):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Logs the mean of each score over all edits, as ``retention/*``, and its interval.
 
+        ``retention/score`` is ROME's S, the harmonic mean of three of these means.
+
         Raises:
             ValueError: if no request of the data belongs to an edit of the model.
         """
@@ -74,6 +76,9 @@ class EditMetrics(L.Callback):
             )
         pl_module.log("retention/edits", float(len(judged)), batch_size=1)
         log_retained(pl_module, judged)
+        score = harmonic_score(mean_scores(judged))
+        if score is not None:
+            pl_module.log("retention/score", score, batch_size=1)
 
 
 def log_retained(editor: Editor, judged: Sequence[dict[str, Any]]) -> None:

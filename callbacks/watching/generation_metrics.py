@@ -1,12 +1,10 @@
 """Free generation after an edit: whether it states the answer, and its entropy."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import lightning as L
-from scipy.stats import entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from data_modules.records import EditRequest, Frame
@@ -20,6 +18,7 @@ from lightning_modules.language_model.verdicts import Reply, verdicts
 
 from ..keeping.means import mean_scores
 from .edit_metrics import log_retained
+from .text_measures import ngram_entropy
 
 STOPS = (".", "\n")
 Context = Literal["question", "instruction", "chat"]
@@ -36,7 +35,8 @@ class GenerationMetrics(L.Callback):
     ``*_generation_squad_exact_match`` is the same after SQuAD's normalisation, without articles
     too. A model that rightly continues its sentence fails both, so a reader's judgement lies
     between the first and these; ``*_generation_judge`` is that of a second language model.
-    ``generation_entropy`` is ROME's fluency.
+    ``generation_entropy`` is ROME's fluency of these greedy texts; ``FluencyMetrics`` measures it
+    as published, on sampled texts.
 
     Prompts are those of ``--model.chat``. Each of ``contexts`` adds the measures in one of the
     Mirage's contexts, as ``*_generation_question`` and so on: the bare ``question``, the question
@@ -216,13 +216,7 @@ def generation_entropy(text: str) -> float | None:
     than two trigrams.
     """
     words = re.findall(r"\w+|[^\w\s]", text)
-    if len(words) < 4:
-        return None
-    bigrams, trigrams = (
-        entropy([*Counter(zip(*(words[at:] for at in range(n)), strict=False)).values()], base=2)
-        for n in (2, 3)
-    )
-    return float(bigrams + 2 * trigrams) / 3
+    return ngram_entropy(words) if len(words) >= 4 else None
 
 
 def _words(text: str) -> list[str]:

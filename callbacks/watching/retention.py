@@ -23,6 +23,7 @@ PROMPTS = {
     "paraphrase": "paraphrases",
     "neighborhood": "neighborhood",
     "portability": "portability",
+    "attribute": "attributes",
 }
 
 

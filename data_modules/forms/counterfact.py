@@ -29,6 +29,10 @@ def published_counterfact(record: Record) -> EditRequest:
         paraphrases=paraphrases(record),
         neighborhood=neighborhood(record, true or None),
         portability=portability(record),
+        attributes=record.texts("attribute_prompts"),
+        generation=record.texts("generation_prompts"),
+        relation_id=_identifier(record.value("requested_rewrite.relation_id")),
+        target_id=_identifier(record.value("requested_rewrite.target_new"), "id"),
         joined=record.value("joined") is True,
     )
 
@@ -65,6 +69,13 @@ def flat_case(
 
 def _is_empty(true: object) -> bool:
     return true == "" or (isinstance(true, dict) and true.get("str") == "")
+
+
+def _identifier(value: object, name: str | None = None) -> str:
+    """Wikidata's identifier, which may be the ``name`` of an object; empty if there is none."""
+    if name is not None:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, str) else ""
 
 
 def _template(record: Record) -> tuple[str, str]:

@@ -7,8 +7,8 @@ from difflib import get_close_matches
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 UNUSED = {  # fields of datasets that no edit and no measure uses
-    *("pararel_idx", "attribute_prompts", "generation_prompts", "cond", "source", "portability_r"),
-    *("requested_rewrite.relation_id", "requested_rewrite.question", "requested_rewrite.answer"),
+    *("pararel_idx", "cond", "source", "portability_r"),
+    *("requested_rewrite.question", "requested_rewrite.answer"),
     "perplexity",  # a sweep writes it beside a hard case
     *("answer", "answer_alias", "single_hops", "new_single_hops", "orig", "relation_id", "pred"),
 }

@@ -38,6 +38,7 @@ FORMS = (
 KNOWN = {
     *("case_id", "id", "prompt", "subject", "locality_prompt", "locality_ground_truth", "loc_ans"),
     *("neighborhood_prompts", "neighborhood_targets", "locality", "portability", "question", "alt"),
+    *("attribute_prompts", "generation_prompts", "requested_rewrite.relation_id"),
     *(form.field for form in FORMS),
     *(f"requested_rewrite.{name}" for name in ("prompt", "subject", "target_new", "target_true")),
     *(*TARGET_TRUE, *PARAPHRASES, *ASKED, "loc"),

@@ -44,7 +44,7 @@ class Group(NamedTuple):
 
 
 SLOTS = {
-    "GROUP": "efficacy|paraphrase|neighborhood",
+    "GROUP": "efficacy|paraphrase|neighborhood|attribute",
     "PROMPT": "efficacy|paraphrase",
     "CONTEXT": "question|instruction|chat",
     "SCORE": "|".join(sorted(MEASURES)),
@@ -104,6 +104,9 @@ GROUPS = (
         Field("neighborhood", NUMBER, SHARE,
               "Share of the neighbors' prompts with P(their own answer) > P(new).",
               "EditMetrics", DUEL),
+        Field("attribute", NUMBER, SHARE,
+              "Share of the prompts about other subjects, to which the new answer is the true one, "
+              "with P(new) > P(true).", "EditMetrics", DUEL),
         Field("GROUP_magnitude", NUMBER, "-1 to 1",
               "Mean difference of the two probabilities.", "EditMetrics", DUEL),
         Field("GROUP_token_accuracy", NUMBER, SHARE,
@@ -136,6 +139,15 @@ GROUPS = (
         Field("generation_entropy", NUMBER, "bits",
               "Fluency: mean entropy of a text's bigrams and, counted twice, trigrams.",
               "GenerationMetrics", "ROME, 3.4"),
+        Field("ngram_entropy", NUMBER, "bits",
+              "The same of 100-token texts that are sampled from the generation prompts, prompt "
+              "included, in NLTK's words.", "FluencyMetrics", DUEL),
+        Field("reference_score", NUMBER, SHARE,
+              "Consistency: cosine of these texts and the reference texts of the new answer, by "
+              "TF-IDF.", "FluencyMetrics", DUEL),
+        Field("essence_perplexity", NUMBER, "from 1",
+              "Perplexity of the reference texts about the subject itself, their first 100 tokens.",
+              "FluencyMetrics", DUEL),
     )),
     Group("Keys and update", "edit", (
         Field("update_norm", NUMBER, "Frobenius norm",

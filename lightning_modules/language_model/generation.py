@@ -59,7 +59,7 @@ def generate(
     for numbers in _batches(lengths, batch_tokens, rope_boundary(lm)):
         batch = padded_left(collate([rows[number] for number in numbers], lm.device))
         speech = Speech(lm, tokenizer, batch.tokens, until)
-        with _greedy(lm):
+        with own_settings_removed(lm):
             tokens = lm.generate(  # type: ignore[operator] # GenerationMixin's
                 batch.tokens,
                 attention_mask=batch.mask,
@@ -156,7 +156,7 @@ def padded_left(batch: TokenBatch) -> TokenBatch:
 
 
 @contextmanager
-def _greedy(lm: PreTrainedModel) -> Iterator[None]:
+def own_settings_removed(lm: PreTrainedModel) -> Iterator[None]:
     """Inside, the model's own generation settings, such as sampling or penalties, are removed."""
     own = lm.generation_config
     lm.generation_config = GenerationConfig()

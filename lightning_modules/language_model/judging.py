@@ -1,4 +1,4 @@
-"""How a model answers an edit request: efficacy, paraphrase, neighborhood and portability."""
+"""How a model answers an edit request: efficacy, paraphrase, neighborhood and more."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -17,7 +17,7 @@ Score = Callable[[Sequence[Span]], Scores]
 MEASURES = frozenset(
     [
         f"{group}{kind}"
-        for group in ("efficacy", "paraphrase", "neighborhood")
+        for group in ("efficacy", "paraphrase", "neighborhood", "attribute")
         for kind in ("", "_magnitude", "_token_accuracy", "_exact_match")
     ]
     + ["neighborhood_agreement", "portability_token_accuracy", "portability_exact_match"]
@@ -61,7 +61,8 @@ Answered = Mapping[str, Sequence[Answer]]
 def questions(request: EditRequest) -> dict[str, list[Question]]:
     """A request's questions: itself, its paraphrases, neighbors with their own answers, and more.
 
-    Portability holds what follows from the edit; it need not be scored before the edit.
+    ``attribute`` holds other subjects to which the new answer is the true one; portability what
+    follows from the edit, which need not be scored before the edit.
     """
     new, true = request.target_new, request.target_true
     frame = request.frame
@@ -72,6 +73,7 @@ def questions(request: EditRequest) -> dict[str, list[Question]]:
         "paraphrase": [_framed(frame, prompt, new, true) for prompt in request.paraphrases],
         "neighborhood": [_framed(frame, *question) for question in near],
         "portability": [_framed(frame, *question) for question in further],
+        "attribute": [_framed(frame, prompt, new, true) for prompt in request.attributes],
     }
 
 

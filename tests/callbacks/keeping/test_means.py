@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from callbacks.keeping.means import RESAMPLES, mean_intervals
+from callbacks.keeping.means import RESAMPLES, harmonic_score, mean_intervals
 
 
 def test_interval_is_that_of_means_of_edits_drawn_again():
@@ -28,3 +28,13 @@ def test_only_figures_that_two_edits_have_and_that_vary_have_one():
     ]
     assert mean_intervals(judged) == {"varied": [0.0, 1.0]}
     assert mean_intervals(judged[:1]) == mean_intervals([]) == {}
+
+
+def test_score_is_the_harmonic_mean_of_three_means():
+    means = {"efficacy": 1.0, "paraphrase": 0.5, "neighborhood": 0.25, "perplexity": 9.0}
+    assert harmonic_score(means) == pytest.approx(3 / (1 + 2 + 4))
+    assert harmonic_score(means | {"paraphrase": 0.0}) == 0
+    assert harmonic_score(means, "_before") is None
+    assert harmonic_score({f"{n}_before": v for n, v in means.items()}, "_before") == (
+        harmonic_score(means)
+    )

@@ -1,6 +1,6 @@
 import pytest
 
-from callbacks.keeping.means import mean_intervals
+from callbacks.keeping.means import harmonic_score, mean_intervals
 from callbacks.keeping.summary import summarize, verdict
 from callbacks.watching.restore import RestoreWeights
 from tests.callbacks.runs import Poison, fit, watching
@@ -42,3 +42,11 @@ def test_verdict_of_a_sweep_counts_the_further_collapses(lm, tmp_path):
 def test_verdict_of_a_run_that_watched_nothing():
     edits = [{"edit": 1, "status": "applied"}, {"edit": 2, "status": "failed"}]
     assert verdict(summarize(edits, {})) == "1 edits, no collapse"
+
+
+def test_score_is_that_of_the_means_of_the_run(sequential):
+    summary = sequential.summary
+    assert summary["score"] == pytest.approx(harmonic_score(summary["means"]))
+    assert summary["score_before"] == pytest.approx(harmonic_score(summary["means"], "_before"))
+    alone = [{k: v for k, v in e.items() if k != "paraphrase"} for e in sequential.edits]
+    assert summarize(alone, {})["score"] is None

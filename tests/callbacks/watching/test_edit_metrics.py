@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from callbacks.keeping.journal import EditJournal
-from callbacks.keeping.means import mean_intervals, mean_scores
+from callbacks.keeping.means import harmonic_score, mean_intervals, mean_scores
 from callbacks.watching.edit_metrics import EditMetrics
 from lightning_modules.language_model.tokens import target_span
 from lightning_modules.methods.rome import ROME
@@ -99,7 +99,8 @@ def test_test_judges_exactly_the_edits_that_were_made(sequential):
     assert editor.edited_cases == [10, 11]
     assert found["retention/edits"] == 2
     judged = [editor.judge(request) for request in REQUESTS[:2]]
-    expected = mean_scores(judged) | {
+    expected = mean_scores(judged) | {"score": harmonic_score(mean_scores(judged))}
+    expected |= {
         f"{name}_{end}": value
         for name, interval in mean_intervals(judged).items()
         for end, value in zip(("low", "high"), interval, strict=True)

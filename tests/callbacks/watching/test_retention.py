@@ -117,7 +117,7 @@ def test_single_edits_are_refused(lm, tmp_path):
     ("options", "message"),
     [
         ({"every_n_edits": 0}, "every_n_edits must be positive, got 0"),
-        ({"metric": "portability"}, r"metric must be one of \['efficacy', .*, got 'portability'"),
+        ({"metric": "portability"}, r"metric must be one of \['attribute', .*, got 'portability'"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(options, message):

@@ -2,6 +2,7 @@ import pytest
 
 from data_modules.forms.counterfact import flat_counterfact, published_counterfact
 from data_modules.forms.fields import FaultyRecordError, Record
+from data_modules.forms.readers import read_requests
 from data_modules.records import EditRequest, Probe
 
 PUBLISHED = {
@@ -83,3 +84,32 @@ def test_faults_of_the_published_form() -> None:
     rewrite = PUBLISHED["requested_rewrite"] | {"target_new": {"id": "Q1"}}
     with pytest.raises(FaultyRecordError, match=r"target_new\.str' is missing"):
         published_counterfact(Record("x", 0, PUBLISHED | {"requested_rewrite": rewrite}))
+
+
+def test_attribute_and_generation_prompts_are_kept_with_wikidatas_identifiers() -> None:
+    rewrite = PUBLISHED["requested_rewrite"] | {
+        "relation_id": "P17",
+        "target_new": {"str": "Peru", "id": "Q419"},
+    }
+    more = {"attribute_prompts": ["Lima lies in "], "generation_prompts": ["Oslo is", "Oslo is"]}
+    fields = PUBLISHED | more | {"requested_rewrite": rewrite}
+    record = Record("x", 0, fields)
+    request = published_counterfact(record)
+    assert request.attributes == ("Lima lies in",)
+    assert request.generation == ("Oslo is", "Oslo is")
+    assert (request.relation_id, request.target_id) == ("P17", "Q419")
+    assert list(record.unread()) == []
+    assert published_counterfact(Record("x", 0, request.as_counterfact())) == request
+
+
+@pytest.mark.parametrize("target", ["Peru", ["Peru", "Chile"], {"str": "Peru", "id": None}])
+def test_a_target_without_an_identifier_has_none(target: object) -> None:
+    rewrite = PUBLISHED["requested_rewrite"] | {"target_new": target, "relation_id": 17}
+    request = published_counterfact(Record("x", 0, PUBLISHED | {"requested_rewrite": rewrite}))
+    assert (request.relation_id, request.target_id) == ("", "")
+
+
+def test_every_original_record_has_the_prompts_of_romes_evaluation(shared_data) -> None:
+    requests = read_requests(str(shared_data / "counterfact/counterfact_original_350.json"))
+    assert {len(request.generation) for request in requests} == {10}
+    assert all(request.attributes and request.target_id for request in requests)

@@ -148,6 +148,10 @@ def test_a_faulty_record_amid_sound_ones_is_named_and_skipped_only_if_asked(
         paraphrases=st.lists(WORDS, max_size=2).map(tuple),
         neighborhood=st.lists(PROBES, max_size=2).map(tuple),
         portability=st.lists(PROBES, max_size=2).map(tuple),
+        attributes=st.lists(WORDS, max_size=2).map(tuple),
+        generation=st.lists(WORDS, max_size=2).map(tuple),
+        relation_id=st.sampled_from(["", "P17"]),
+        target_id=st.sampled_from(["", "Q419"]),
         joined=st.booleans(),
         frame=st.just(Frame()),
     )

@@ -24,6 +24,7 @@ REQUEST = EditRequest(
     paraphrases=("Vinson speaks", "Vinson wrote in"),
     neighborhood=(Probe("Anna speaks", "Russian"), Probe("Mary Apple was born in", "New London")),
     portability=(Probe("Vinson lives in the city of", "Old Rome"),),
+    attributes=("Peter lived in", "The language of Paris is"),
 )
 LONELY = EditRequest(8, "{} plays the", "Miles Davis", "violin")
 
