@@ -29,17 +29,19 @@ class SpreadEditor(KeyValueEditor):
     Args:
         system: the equation of a layer's change.
         layers: the edited layers; values are searched at the last one. ``auto`` takes the layer of
-            a study or a causal trace of this model, and the four before it.
+            a study or a causal trace of this model, and the four before it. Only the embedded
+            model has some by default.
         value: how values are searched.
     """
 
     auto_width = 5
+    embedded_layers: Sequence[int] = (1, 2)
     usual_contexts = {10: 5}  # noqa: RUF012 - declared as a Mapping
 
     def __init__(
         self,
         system: System,
-        layers: Sequence[int] | Auto = (1, 2),
+        layers: Sequence[int] | Auto | None = None,
         value: ValueSearchOptions = ValueSearchOptions(clamp=0.75),  # noqa: B008 - frozen
         **options: Any,
     ) -> None:
