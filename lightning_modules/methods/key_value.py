@@ -36,7 +36,7 @@ class KeyValueEditor(Editor):
             default as in the method's paper.
         test_prefix: which prompts are evaluated after a context.
         second_moment: ``estimated`` uses the keys' second moment C, as the papers' equations do;
-            ``identity`` leaves it out, as their released configuration does.
+            ``identity`` leaves out its directions, as their released configuration does.
         statistics: file of second moments; by default the place where
             ``key-statistics.yaml`` puts those of this model.
         calibration: file written by ``papers/risk-calibration.yaml``, from which the collapse
