@@ -2,7 +2,6 @@
 
 import os
 import sys
-import warnings
 
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
@@ -11,6 +10,7 @@ from command_line.cli import EditingCLI, SavedConfig
 from command_line.composition import composed
 from command_line.configs import DEFAULTS
 from command_line.mistakes import FAULTS, Parser, said_of
+from command_line.quiet import quiet
 from command_line.short_names import import_all
 
 VERBS = ("fit", "validate", "test", "predict")
@@ -35,12 +35,7 @@ def main(args: list[str] | None = None, run: bool = True) -> LightningCLI:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", "Found .* module\\(s\\) in eval mode")  # as intended
-    warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # located() needs it
-    warnings.filterwarnings(
-        "ignore", "It is recommended to use .*sync_dist"
-    )  # every process has the whole value
-    warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # lightning 2.6.6 on torch 2.13
+    quiet()
     try:
         main()
     except FAULTS as error:
