@@ -9,6 +9,7 @@ from lightning.pytorch.cli import LightningCLI
 from command_line.cli import EditingCLI, SavedConfig
 from command_line.composition import composed
 from command_line.configs import DEFAULTS
+from command_line.helping import named_help
 from command_line.mistakes import FAULTS, Parser, said_of
 from command_line.quiet import quiet
 from command_line.short_names import import_all
@@ -29,7 +30,7 @@ def main(args: list[str] | None = None, run: bool = True) -> LightningCLI:
         save_config_callback=SavedConfig,
         parser_class=Parser,
         parser_kwargs=dict.fromkeys(VERBS, defaults) if run else defaults,
-        args=composed(sys.argv[1:] if args is None else args),
+        args=composed(named_help(sys.argv[1:] if args is None else args)),
         run=run,
     )
 
