@@ -61,13 +61,21 @@ class Replay(Editor):
                 f"{self.lm_name!r} in {self.dtype_name}; name its model by --model.lm and "
                 "--model.dtype"
             )
-        unknown = {*self.without, *(self.only or [])} - {entry.edit for entry in self.entries}
+        self.require([*self.without, *(self.only or [])])
+        super().attach(lm, tokenizer)
+
+    def require(self, edits: Sequence[int]) -> None:
+        """Refuses edits that the ledgers lack.
+
+        Raises:
+            ValueError: if they lack one.
+        """
+        unknown = set(edits) - {entry.edit for entry in self.entries}
         if unknown:
             raise ValueError(
                 f"edits {sorted(unknown)} are not in the ledger: they were not made or not "
                 f"applied, see edits.jsonl; its last is edit {self.entries[-1].edit}"
             )
-        super().attach(lm, tokenizer)
 
     def edited_weights(self) -> list[str]:
         """The weights in the ledgers."""
