@@ -119,6 +119,34 @@ class EditRequest(NamedTuple):
             **({"joined": True} if self.joined else {}),
         }
 
+    @classmethod
+    def of_counterfact(cls, record: dict[str, Any]) -> "EditRequest":
+        """The request that :meth:`as_counterfact` has written."""
+        rewrite = record["requested_rewrite"]
+        answers = [
+            target if isinstance(target, list) else [target]
+            for target in record["neighborhood_targets"]
+        ]
+        return cls(
+            record["case_id"],
+            rewrite["prompt"],
+            rewrite["subject"],
+            rewrite["target_new"]["str"],
+            rewrite["target_true"]["str"],
+            tuple(record["paraphrase_prompts"]),
+            tuple(
+                Probe(prompt, first, tuple(others))
+                for prompt, (first, *others) in zip(
+                    record["neighborhood_prompts"], answers, strict=True
+                )
+            ),
+            tuple(
+                Probe(probe["prompt"], probe["answer"], tuple(probe["accepted"]))
+                for probe in record.get("portability", ())
+            ),
+            record.get("joined", False),
+        )
+
 
 def case_of(identity: str) -> int:
     """The case number in a request's identity."""

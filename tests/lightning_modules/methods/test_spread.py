@@ -102,3 +102,18 @@ def test_layers_are_edited_from_the_lowest_up(tiny_gpt2):
     assert (editor.layers, editor.value_layer, editor.lowest_layer()) == ([0, 2], 2, 0)
     with pytest.raises(ValueError, match="layers is empty"):
         MEMIT(layers=[], lm="tiny")
+
+
+@pytest.mark.parametrize("layers", [[1], [0, 1]])
+def test_the_values_of_an_edit_are_read_from_its_updates_and_give_it_again(layers, tiny_gpt2):
+    editor = ready(MEMIT(1e-3, layers=layers, lm="tiny"), tiny_gpt2)
+    found = values_of(editor, REQUESTS)
+    editor.make_edit(REQUESTS)
+    updates, edited = editor.applied, weights(editor)
+    editor.undo()
+    values = editor.values_of(REQUESTS, updates)
+    torch.testing.assert_close(values.T.float(), torch.stack([found[r] for r in REQUESTS]))
+    for update in editor.edit_to(REQUESTS, values):
+        editor.edited.apply(update)
+    for one, other in zip(weights(editor), edited, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
