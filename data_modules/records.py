@@ -128,23 +128,27 @@ class EditRequest(NamedTuple):
             for target in record["neighborhood_targets"]
         ]
         return cls(
-            record["case_id"],
-            rewrite["prompt"],
-            rewrite["subject"],
-            rewrite["target_new"]["str"],
-            rewrite["target_true"]["str"],
-            tuple(record["paraphrase_prompts"]),
-            tuple(
+            case_id=record["case_id"],
+            prompt=rewrite["prompt"],
+            subject=rewrite["subject"],
+            target_new=rewrite["target_new"]["str"],
+            target_true=rewrite["target_true"]["str"],
+            paraphrases=tuple(record["paraphrase_prompts"]),
+            neighborhood=tuple(
                 Probe(prompt, first, tuple(others))
                 for prompt, (first, *others) in zip(
                     record["neighborhood_prompts"], answers, strict=True
                 )
             ),
-            tuple(
+            portability=tuple(
                 Probe(probe["prompt"], probe["answer"], tuple(probe["accepted"]))
                 for probe in record.get("portability", ())
             ),
-            record.get("joined", False),
+            attributes=tuple(record.get("attribute_prompts", ())),
+            generation=tuple(record.get("generation_prompts", ())),
+            relation_id=rewrite.get("relation_id", ""),
+            target_id=rewrite["target_new"].get("id", ""),
+            joined=record.get("joined", False),
         )
 
 

@@ -14,7 +14,11 @@ FULL = EditRequest(
     ("Paris lies in",),
     (Probe("Rome is in", "Italy", ("Italia",)), Probe("Bonn is in", "Germany")),
     (Probe("Its money is the", "lira", ("Lira",)),),
-    True,
+    ("Rome is in",),
+    ("Paris is known for",),
+    "P17",
+    "Q38",
+    joined=True,
 )
 
 
