@@ -119,6 +119,38 @@ class EditRequest(NamedTuple):
             **({"joined": True} if self.joined else {}),
         }
 
+    @classmethod
+    def of_counterfact(cls, record: dict[str, Any]) -> "EditRequest":
+        """The request that :meth:`as_counterfact` has written."""
+        rewrite = record["requested_rewrite"]
+        answers = [
+            target if isinstance(target, list) else [target]
+            for target in record["neighborhood_targets"]
+        ]
+        return cls(
+            case_id=record["case_id"],
+            prompt=rewrite["prompt"],
+            subject=rewrite["subject"],
+            target_new=rewrite["target_new"]["str"],
+            target_true=rewrite["target_true"]["str"],
+            paraphrases=tuple(record["paraphrase_prompts"]),
+            neighborhood=tuple(
+                Probe(prompt, first, tuple(others))
+                for prompt, (first, *others) in zip(
+                    record["neighborhood_prompts"], answers, strict=True
+                )
+            ),
+            portability=tuple(
+                Probe(probe["prompt"], probe["answer"], tuple(probe["accepted"]))
+                for probe in record.get("portability", ())
+            ),
+            attributes=tuple(record.get("attribute_prompts", ())),
+            generation=tuple(record.get("generation_prompts", ())),
+            relation_id=rewrite.get("relation_id", ""),
+            target_id=rewrite["target_new"].get("id", ""),
+            joined=record.get("joined", False),
+        )
+
 
 def case_of(identity: str) -> int:
     """The case number in a request's identity."""

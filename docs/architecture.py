@@ -10,7 +10,11 @@ from textwrap import wrap
 from docs.imports import MODULES, imports_of
 
 PICTURE = Path(__file__).with_suffix(".svg")
-OWN_ROOM = {"train": "train.py", "data_modules.records": "data_modules/records.py"}
+OWN_ROOM = {
+    "train": "train.py",
+    "keel": "keel.py",
+    "data_modules.records": "data_modules/records.py",
+}
 WIDTH, LEFT, RIGHT, RAIL = 1000, 56, 636, 25  # pixels: picture, the boxes' edges, between rails
 LINE, LETTERS, GAP = 17, 76, 14  # pixels of a line of text, letters in it, pixels between boxes
 STYLE = """
@@ -29,7 +33,7 @@ STYLE = """
 
 
 def room_of(module: str) -> str:
-    """The folder that a module lies in, at most two deep; two files are rooms of their own."""
+    """The folder that a module lies in, at most two deep; three files are rooms of their own."""
     is_package = MODULES[module].name == "__init__.py"
     folders = module.split(".")[: None if is_package else -1]
     return OWN_ROOM.get(module) or "/".join(folders[:2]) + "/"

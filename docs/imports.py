@@ -16,6 +16,7 @@ def module_name(path: Path) -> str:
 
 FILES = [
     ROOT / "train.py",
+    ROOT / "keel.py",
     *(f for p in ("command_line", *PACKAGES) for f in sorted((ROOT / p).rglob("*.py"))),
 ]
 MODULES = {module_name(path): path for path in FILES}

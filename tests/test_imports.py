@@ -11,7 +11,7 @@ from lightning import LightningModule
 
 from docs.imports import MODULES, PACKAGES, ROOT, imported, imports_of
 
-OURS = {*PACKAGES, "train", "command_line", "docs", "tests"}
+OURS = {*PACKAGES, "train", "keel", "command_line", "docs", "tests"}
 RECORDS = "data_modules.records"
 ENGINE = (
     *("lightning_modules.editing", "lightning_modules.language_model"),
@@ -20,6 +20,7 @@ ENGINE = (
 BESIDE_METHODS = ("lightning_modules.jobs", *ENGINE)  # a callback names no method
 MAY_IMPORT = {  # longest prefix decides
     "train": ("command_line", "lightning_modules.editing"),
+    "keel": ("command_line", "data_modules", "lightning_modules.editing"),
     "command_line": ("command_line", *PACKAGES),
     "callbacks": (),
     "lightning_modules": (),

@@ -2,7 +2,7 @@
 
 import ast
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,9 +61,25 @@ def read_requests(path: str, skip_faulty: bool = False) -> list[EditRequest]:
         ValueError: if the file cannot be read, holds no record or one of unknown form, or has a
             faulty record that may not be skipped.
     """
+    return requests_of(_rows(path), path, skip_faulty)
+
+
+def requests_of(
+    records: Iterable[Value], source: str, skip_faulty: bool = False
+) -> list[EditRequest]:
+    """Edit requests of records, in their order.
+
+    Args:
+        records: the place of each in its source, and its fields.
+        source: of the records.
+        skip_faulty: skip records that cannot become a request, with a warning.
+
+    Raises:
+        ValueError: if there is none, or one is faulty and may not be skipped.
+    """
     requests, faults, notes = [], [], Notes()
-    for number, (place, fields) in enumerate(_rows(path)):
-        record = Record(path, number, fields if isinstance(fields, dict) else {}, place, notes)
+    for number, (place, fields) in enumerate(records):
+        record = Record(source, number, fields if isinstance(fields, dict) else {}, place, notes)
         try:
             if not isinstance(fields, dict):
                 raise FaultyRecordError(
@@ -79,8 +95,8 @@ def read_requests(path: str, skip_faulty: bool = False) -> list[EditRequest]:
     if faults:
         rank_zero_warn(f"{len(faults)} faulty records are left out; the first: {faults[0]}")
     if not requests:
-        raise ValueError(f"{path}: there is no edit request in it; give a file that holds some")
-    notes.say(path, KNOWN)
+        raise ValueError(f"{source}: there is no edit request in it; give a file that holds some")
+    notes.say(source, KNOWN)
     return requests
 
 

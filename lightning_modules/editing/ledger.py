@@ -60,6 +60,11 @@ class Entry(NamedTuple):
             for n, name in enumerate(self.weights)
         ]
 
+    def requests(self) -> list[EditRequest]:
+        """The edit's requests, as its file's header holds them."""
+        with safe_open(self.file, "pt") as shard:
+            return list(map(EditRequest.of_counterfact, json.loads(shard.metadata()["requests"])))
+
 
 def damaged(file: Path, why: str) -> ValueError:
     """The error text for a damaged file."""

@@ -13,6 +13,7 @@ from ..editing.editor import Editor
 from ..editing.ledger import Entry, joined
 from ..language_model.layout import oriented
 from ..language_model.loading import fingerprint
+from .removal import Removal, remade
 
 
 class Replay(Editor):
@@ -30,6 +31,9 @@ class Replay(Editor):
             at the end; null: makes all.
         without: edits to leave out.
         only: the only edits to make; all if null.
+        removal: what becomes of the edits after one that is left out. ``subtract`` keeps them as
+            they were made, on a model with that edit; ``refit`` solves for the values that they
+            found once more, without it; ``again`` makes them again, as if it had never been.
     """
 
     needs_subject = False
@@ -40,11 +44,14 @@ class Replay(Editor):
         until: int | None = None,
         without: list[int] | None = None,
         only: list[int] | None = None,
+        removal: Removal = "subtract",
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.ledgers = [ledger] if isinstance(ledger, str) else ledger
         self.until, self.without, self.only = until, without or [], only
+        self.removal = removal
+        self.remade: dict[tuple[int, ...], dict[int, list[Update]]] = {}
         self.entries: list[Entry] = []
         self.place = 0
 
@@ -61,13 +68,21 @@ class Replay(Editor):
                 f"{self.lm_name!r} in {self.dtype_name}; name its model by --model.lm and "
                 "--model.dtype"
             )
-        unknown = {*self.without, *(self.only or [])} - {entry.edit for entry in self.entries}
+        self.require([*self.without, *(self.only or [])])
+        super().attach(lm, tokenizer)
+
+    def require(self, edits: Sequence[int]) -> None:
+        """Refuses edits that the ledgers lack.
+
+        Raises:
+            ValueError: if they lack one.
+        """
+        unknown = set(edits) - {entry.edit for entry in self.entries}
         if unknown:
             raise ValueError(
                 f"edits {sorted(unknown)} are not in the ledger: they were not made or not "
                 f"applied, see edits.jsonl; its last is edit {self.entries[-1].edit}"
             )
-        super().attach(lm, tokenizer)
 
     def edited_weights(self) -> list[str]:
         """The weights in the ledgers."""
@@ -86,13 +101,37 @@ class Replay(Editor):
 
     def rebuild(self, entries: Sequence[Entry]) -> None:
         """Gives the model exactly these edits."""
+        made = self.made_again(entries)
         self.restore()
         for entry in entries:
-            for update in self.updates(entry):
+            updates = made.get(entry.edit, self.updates(entry))
+            for update in updates:
                 self.edited.apply(update)
-            self.edited_requests += entry.identities
+            self.edited_requests += entry.identities if updates != [] else []
         if self.transform is not None:
             self.transform_sum()
+
+    def made_again(self, entries: Sequence[Entry]) -> dict[int, list[Update]]:
+        """Updates of the edits after one that is left out, by their number, as ``removal`` says.
+
+        Raises:
+            ValueError: if there are several ledgers, or they cannot be made.
+        """
+        numbers = tuple(entry.edit for entry in entries)
+        before = [entry for entry in self.entries if numbers and entry.edit <= numbers[-1]]
+        if self.removal == "subtract" or before == list(entries):
+            return {}
+        if len(self.ledgers) > 1:
+            raise ValueError(
+                f"--model.removal {self.removal} takes a single run, got {len(self.ledgers)}; use "
+                "--model.removal subtract"
+            )
+        known = (made for key, made in self.remade.items() if key[: len(numbers)] == numbers)
+        found = next(known, None)
+        if found is None:
+            found = remade(self, Path(self.ledgers[0]), before, entries, self.removal)
+            self.remade[numbers] = found
+        return found
 
     def transform_sum(self) -> None:
         """Transforms the sum of all edits at once."""
@@ -108,8 +147,9 @@ class Replay(Editor):
             yield Update(name, left.to(self.device), there)
 
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
-        """The updates of these requests' edit in the run."""
-        return self.updates(self.find(requests))
+        """The updates of these requests' edit in the run, or those made again."""
+        entry = self.find(requests)
+        yield from self.made_again(self.chosen()).get(entry.edit, self.updates(entry))
 
     def find(self, requests: Sequence[EditRequest]) -> Entry:
         """The next edit of these requests.

@@ -33,6 +33,11 @@ class Batch(NamedTuple):
         return torch.stack([where.values[0].float() + to.change for where, to in pairs], 1)
 
 
+def counting(requests: Sequence[EditRequest]) -> list[EditRequest]:
+    """The requests without those that a later one with the same subject and prompt replaces."""
+    return list({(request.subject, request.prompt): request for request in requests}.values())
+
+
 def seek_batch(editor: KeyValueEditor, requests: Sequence[EditRequest]) -> Batch:
     """Searches the values of all requests that count; their figures go to the editor's record.
 
@@ -43,7 +48,7 @@ def seek_batch(editor: KeyValueEditor, requests: Sequence[EditRequest]) -> Batch
         FloatingPointError: if the loss of a search is not finite.
     """
     last = {(request.subject, request.prompt): request for request in requests}
-    kept = list(last.values())
+    kept = counting(requests)
     reasons = [
         f"case {request.case_id} was left out: case {last[fact].case_id} of the same batch "
         f"wants {last[fact].target_new!r} of the same subject and prompt"

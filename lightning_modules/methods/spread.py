@@ -10,12 +10,12 @@ from data_modules.records import EditRequest
 
 from ..editing.edited_weights import Update
 from ..editing.layer_choice import Auto
-from ..functional.value_search import ValueSearchOptions
+from ..functional.value_search import FoundValue, ValueSearchOptions
 from ..language_model.context_sampling import sample_contexts
 from ..language_model.keys import key_energy, subject_states
 from ..language_model.layout import output_weight_name, values_add_up
 from ..language_model.values import Recorded
-from .batch import Batch, seek_batch
+from .batch import Batch, counting, seek_batch
 from .key_value import KeyValueEditor
 from .systems import System
 
@@ -97,12 +97,34 @@ class SpreadEditor(KeyValueEditor):
 
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
         """One update per layer, for all requests together."""
-        batch = seek_batch(self, requests)
+        yield from self.solved(seek_batch(self, requests))
+
+    def solved(self, batch: Batch) -> Iterator[Update]:
+        """One update per layer, for the values of a batch."""
         for number, layer in enumerate(self.layers):
             keys, values = self.states(layer, batch)
             residuals = (batch.wanted() - values) / (len(self.layers) - number)
             change = self.system.fit(layer, keys, residuals, self.history)
             yield Update(output_weight_name(self.lm, layer), change.left, change.right)
+
+    def values_of(self, requests: Sequence[EditRequest], updates: Sequence[Update]) -> Tensor:
+        """The values ``(d, n)`` that updates were solved for, on the model before the edit.
+
+        The left factor of the first layer's update is that layer's share of the residual.
+        """
+        located = self.search.located(counting(requests), self.recorded)
+        present = torch.stack([where.values[0].float() for where in located], 1)
+        return present + len(self.layers) * updates[0].left
+
+    def edit_to(self, requests: Sequence[EditRequest], values: Tensor) -> Iterator[Update]:
+        """One update per layer, for given values ``(d, n)`` in place of a search."""
+        kept = counting(requests)
+        located = self.search.located(kept, self.recorded)
+        found = [
+            FoundValue(value.float() - where.values[0].float(), [0.0], 0.0)
+            for value, where in zip(values.T, located, strict=True)
+        ]
+        yield from self.solved(Batch(kept, located, found))
 
     def states(self, layer: int, batch: Batch) -> tuple[Tensor, Tensor]:
         """Present keys of a layer ``(f, n)`` and values ``(d, n)``, float32."""

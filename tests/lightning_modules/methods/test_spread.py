@@ -123,3 +123,18 @@ def test_identity_without_contexts_takes_its_size_from_text_like_theirs(tiny_gpt
     editor = ready(MEMIT(7.0, layers=[1], lm="tiny", second_moment="identity"), tiny_gpt2, ["{}"])
     assert editor.mean_square(1) > 0
     assert editor.mean_square(1) == editor.mean_square(1)
+
+
+@pytest.mark.parametrize("layers", [[1], [0, 1]])
+def test_the_values_of_an_edit_are_read_from_its_updates_and_give_it_again(layers, tiny_gpt2):
+    editor = ready(MEMIT(1e-3, layers=layers, lm="tiny"), tiny_gpt2)
+    found = values_of(editor, REQUESTS)
+    editor.make_edit(REQUESTS)
+    updates, edited = editor.applied, weights(editor)
+    editor.undo()
+    values = editor.values_of(REQUESTS, updates)
+    torch.testing.assert_close(values.T.float(), torch.stack([found[r] for r in REQUESTS]))
+    for update in editor.edit_to(REQUESTS, values):
+        editor.edited.apply(update)
+    for one, other in zip(weights(editor), edited, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
