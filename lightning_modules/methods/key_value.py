@@ -30,7 +30,7 @@ class KeyValueEditor(Editor):
 
     Args:
         layers: the edited layers; values are searched at the last one. ``auto`` takes those that a
-            layer study or a causal trace of this model has found.
+            layer study or a causal trace found; ``usual`` too, else a third of the depth.
         value: how values are searched.
         contexts: number of context templates by their length in tokens, besides the plain one; by
             default as in the method's paper.
@@ -67,7 +67,7 @@ class KeyValueEditor(Editor):
         if not layers:
             raise ValueError("layers is empty; name at least one")
         self.wanted_layers = layers
-        self.layers: list[int] = [] if layers == "auto" else sorted(set(layers))
+        self.layers: list[int] = [] if isinstance(layers, str) else sorted(set(layers))
         lengths = self.usual_contexts if contexts is None else contexts
         self.contexts = Contexts(lengths, test_prefix, self.seed)
         self.search = ValueSearch(value, search_together, compile_search)
@@ -103,6 +103,8 @@ class KeyValueEditor(Editor):
     def borrow(self, owner: Editor) -> None:
         """Takes the model of another editor, and passes it to the search."""
         super().borrow(owner)
+        if isinstance(self.wanted_layers, str) and isinstance(owner, KeyValueEditor):
+            self.wanted_layers = owner.layers[-self.auto_width :]
         self.choose_layers()
         self.search.attach(self.lm, self.tokenizer, self.value_layer)
 
