@@ -159,7 +159,7 @@ def health(found: Findings) -> Section:
         for name, (before, now) in found.scores.items()
     ]
     text = (
-        "Perplexity says how surprised the model is by ordinary sentences: if it stays, the model's "
+        "Perplexity says how surprised the model is by ordinary sentences: if it stays, its "
         "language does too. The other lines are shares of right answers, on few questions each, so "
         "differences of a few percent mean little."
     )
