@@ -105,8 +105,8 @@ def facts_table(title: str, text: str, facts: Sequence[Fact], said: Sequence[Rep
 
 
 def troubles(found: Findings) -> Section:
-    """Edits that were refused or left out, or that another method made."""
-    odd = [fact for fact in found.facts if fact.status != "applied" or fact.reason]
+    """Edits that were refused or left out, or that another method made (the guard's retry)."""
+    odd = [f for f in found.facts if f.status != "applied" or f.reason.startswith("made by ")]
     rows = [
         (
             Cell(str(fact.edit or "")),
@@ -122,7 +122,9 @@ def troubles(found: Findings) -> Section:
         "After every edit the model was measured. An edit that harmed it was undone, tried again "
         "by another method, and given up if that harmed it too."
     )
-    return Section("What was refused or is odd", [text], ("Edit", "Fact", "Outcome", "Why"), rows)
+    return Section(
+        "What was refused or made otherwise", [text], ("Edit", "Fact", "Outcome", "Why"), rows
+    )
 
 
 def neighbors(found: Findings) -> Section:

@@ -46,8 +46,7 @@ class GenerationMetrics(L.Callback):
         every_n_edits: edits from one measurement to the next.
         max_new_tokens: of each text.
         stops: texts that end an answer.
-        contexts: further contexts of the prompts; ``auto`` is ``chat`` where the model has a
-            template.
+        contexts: further contexts of the prompts.
         judge: a folder, a GGUF file, or a model's name on the hub; a language model that says, yes
             or no, in a fixed prompt, whether the answer means the target.
 
@@ -60,7 +59,7 @@ class GenerationMetrics(L.Callback):
         every_n_edits: int = 1,
         max_new_tokens: int = 50,
         stops: Sequence[str] = STOPS,
-        contexts: Sequence[Context] | Literal["auto"] = (),
+        contexts: Sequence[Context] = (),
         judge: str | None = None,
     ) -> None:
         for name, number in (("every_n_edits", every_n_edits), ("max_new_tokens", max_new_tokens)):
@@ -68,22 +67,18 @@ class GenerationMetrics(L.Callback):
                 raise ValueError(f"{name} must be positive, got {number}")
         if not all(stops):
             raise ValueError(f"each of stops must be a text that is not empty, got {list(stops)}")
-        self.adapts = contexts == "auto"
-        contexts = () if isinstance(contexts, str) else contexts
         if strange := set(contexts).difference(get_args(Context)):
             raise ValueError(f"contexts must be among {get_args(Context)}, got {min(strange)!r}")
         self.every_n_edits = every_n_edits
         self.max_new_tokens = max_new_tokens
         self.stops = tuple(stops)
-        self.contexts: tuple[Context, ...] = tuple(dict.fromkeys(contexts))
+        self.contexts = tuple(dict.fromkeys(contexts))
         self.judge_name = judge
         self.judge: tuple[PreTrainedModel, PreTrainedTokenizerFast] | None = None
         self.read: list[list[dict[str, Any]]] = []
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Loads the judge; checks early that the model can generate this length in each context."""
-        if self.adapts:
-            self.contexts = ("chat",) if pl_module.tokenizer.chat_template else ()
         prompt_room(pl_module.lm, self.max_new_tokens)
         self.frames(pl_module)
         if self.judge_name is not None and self.judge is None:

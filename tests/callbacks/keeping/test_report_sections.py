@@ -36,12 +36,15 @@ def test_the_headline_counts_stated_facts_and_says_how_the_model_is():
 
 
 def test_what_was_refused_is_told_with_its_reason():
-    rows = by_title(FOUND)["What was refused or is odd"].rows
+    rows = by_title(FOUND)["What was refused or made otherwise"].rows
     assert [tuple(cell.text for cell in row) for row in rows] == [
         ("2", "Oslo lies in", "refused", "perplexity 90 > 50"),
         ("", "Oslo lies in", "not made", "the run ended before"),
     ]
-    fine = FOUND._replace(facts=FOUND.facts[:1])
+    otherwise = FOUND.facts[0]._replace(reason="made by ConsistentROME; MEMIT: perplexity 90 > 50")
+    (row,) = by_title(FOUND._replace(facts=[otherwise]))["What was refused or made otherwise"].rows
+    assert row[3].text == otherwise.reason
+    fine = FOUND._replace(facts=[FOUND.facts[0]._replace(reason="value search ended at loss 1")])
     assert by_title(fine)["What was refused"].text == ["Nothing: every edit was made and kept."]
 
 
