@@ -16,7 +16,8 @@ class KnownFacts(L.Callback):
     """Skips a fact that the model already states, word by word and greedily.
 
     Its line in the journal has the status ``skipped``. It stands behind ``EditMetrics``, which asks
-    the model before each edit. A batch is skipped only if the model states all of it.
+    the model before each edit. A batch is skipped only if the model states all of it. Of several
+    such callbacks the last one counts.
 
     Args:
         edit: edit such a fact nevertheless.
@@ -25,6 +26,14 @@ class KnownFacts(L.Callback):
     def __init__(self, edit: bool = False) -> None:
         self.edit = edit
         self.skipping = False
+
+    def setup(self, trainer: L.Trainer, pl_module: Editor, stage: str) -> None:
+        """Leaves if another one counts."""
+        callbacks = trainer.callbacks  # type: ignore[attr-defined] # set by Lightning's connector
+        later = callbacks[callbacks.index(self) + 1 :]
+        if any(isinstance(callback, KnownFacts) for callback in later):
+            others = [callback for callback in callbacks if callback is not self]
+            trainer.callbacks = others  # type: ignore[attr-defined] # a new list: this is read
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: Editor, batch: list[EditRequest], batch_idx: int

@@ -33,5 +33,9 @@ def test_a_stated_fact_is_left_out_and_the_others_are_edited_as_without_it(lm, t
     assert run.editor.edited_cases == [10, 12, 13]
 
 
-def test_it_is_edited_if_asked(lm, tmp_path):
+def test_it_is_edited_if_asked_by_the_last_of_several(lm, tmp_path):
+    first, _, *others = watching(threshold=1e9)
+    callbacks = [first, Knows(), KnownFacts(), *others, KnownFacts(edit=True)]
+    run = fit(lm, tmp_path / "several", callbacks)
+    assert run.column("status") == ["applied"] * 4
     assert run_of(lm, tmp_path, KnownFacts(edit=True)).column("status") == ["applied"] * 4
