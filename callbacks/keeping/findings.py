@@ -159,9 +159,15 @@ def replies(
         with model:
             texts.append(generate(editor.lm, editor.tokenizer, given, until, new_tokens))
     return [
-        Reply(prompt, answer, before.strip(), now.strip(), states(now, answer))
+        Reply(prompt, answer, whole(before), whole(now), states(now, answer))
         for (prompt, answer), before, now in zip(asked, *texts, strict=True)
     ]
+
+
+def whole(text: str) -> str:
+    """A text, with dots where its end was cut off."""
+    text = text.strip()
+    return f"{text} …" if text and text[-1] not in ".!?\"')" else text
 
 
 def template(editor: Editor) -> tuple[Frame | None, str]:

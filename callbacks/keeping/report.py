@@ -1,6 +1,7 @@
 """The page that ends a run: what the model said about each fact, and what it says now."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -39,7 +40,7 @@ class Report(L.Callback):
         quiet = trainer.progress_bar_callback is None
         with Tqdm(total=PARTS, desc="Asking both models for the report", disable=quiet) as bar:
             found = gathered(trainer, pl_module, summary, bar.update)
-        title = f"{len(found.facts)} facts edited in {found.lm}"
+        title = f"{len(found.facts)} facts edited in {Path(found.lm).name}"
         page = (title, headline(found), sections(found))
         replace_text(folder / "report.html", html(*page))
         replace_text(folder / "report.md", markdown(*page))

@@ -64,6 +64,19 @@ def headline(found: Findings) -> str:
     return f"The model now states {found.stated} of {len(found.facts)} facts{in_chat}.{health}"
 
 
+def advice(found: Findings) -> list[str]:
+    """What to try if some facts are not stated."""
+    unsaid = [fact for fact in found.facts if not fact.bare.states]
+    if not unsaid:
+        return []
+    made = sum(fact.status == "applied" for fact in unsaid)
+    return [
+        f"{len(unsaid)} facts are not stated, {made} of them although their edit was made. What "
+        "helps most: a subject that does not begin the sentence or has several words, other layers "
+        "(--model.layers), and key statistics from more text."
+    ]
+
+
 def sections(found: Findings) -> list[Section]:
     """All sections, in the order of the page."""
     chat = [fact.chat for fact in found.facts if fact.chat is not None]
@@ -72,6 +85,7 @@ def sections(found: Findings) -> list[Section]:
             "The facts",
             "How the model goes on after the beginning of a sentence, always with its likeliest "
             "word. A tick means that the text begins with the new answer.",
+            advice(found),
             found.facts,
             [fact.bare for fact in found.facts],
         )
@@ -82,6 +96,7 @@ def sections(found: Findings) -> list[Section]:
                 "The same facts in chat",
                 "What the model replies if the same words are a user's message. A tick means that "
                 "the reply names the new answer; whether the rest makes sense is for you to judge.",
+                [],
                 found.facts,
                 chat,
             )
@@ -89,7 +104,9 @@ def sections(found: Findings) -> list[Section]:
     return [*parts, troubles(found), neighbors(found), health(found), undo(found), loading(found)]
 
 
-def facts_table(title: str, text: str, facts: Sequence[Fact], said: Sequence[Reply]) -> Section:
+def facts_table(
+    title: str, text: str, advised: list[str], facts: Sequence[Fact], said: Sequence[Reply]
+) -> Section:
     """What the model said about each fact, and what it says now."""
     rows = [
         (
@@ -101,7 +118,8 @@ def facts_table(title: str, text: str, facts: Sequence[Fact], said: Sequence[Rep
         )
         for fact, reply in zip(facts, said, strict=True)
     ]
-    return Section(title, [text], ("Edit", "Prompt", "New answer", "Said before", "Says now"), rows)
+    header = ("Edit", "Prompt", "New answer", "Said before", "Says now")
+    return Section(title, [text, *advised], header, rows)
 
 
 def troubles(found: Findings) -> Section:

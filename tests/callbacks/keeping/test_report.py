@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from callbacks.keeping.findings import Reply, fate, known_first, replies
+from callbacks.keeping.findings import Reply, fate, known_first, replies, whole
 from callbacks.keeping.run_folder import read_journal
 from data_modules.records import EditRequest, Frame
 from lightning_modules.language_model.generation import generate
@@ -88,8 +88,12 @@ def test_replies_are_of_the_unedited_and_the_edited_model(run):
     (now,) = generate(editor.lm, editor.tokenizer, ["Rome lies in"], ["\n"], 4)
     with editor.edited.unedited():
         (before,) = generate(editor.lm, editor.tokenizer, ["Rome lies in"], ["\n"], 4)
-    assert (reply.before, reply.now) == (before.strip(), now.strip())
+    assert (reply.before, reply.now) == (whole(before), whole(now))
     assert replies(editor, [], Frame(), 4, str.startswith) == []
+
+
+def test_a_text_that_was_cut_off_ends_in_dots():
+    assert [whole(text) for text in (" Rome, It", " Rome.", " ")] == ["Rome, It …", "Rome.", ""]
 
 
 def test_a_facts_fate_is_found_in_a_batch_too():
