@@ -120,6 +120,18 @@ class TestMethods:
         with pytest.raises(FileNotFoundError, match=r"layer auto: nothing is stored for 'tiny'"):
             ROME("auto", lm="tiny").attach(tiny_gpt2, tiny_tokenizer())
 
+    def test_layers_that_cannot_share_a_residual_become_one(self, studied, monkeypatch):
+        monkeypatch.setattr(MEMIT, "values_add_up", False)
+        editor = MEMIT(layers="auto", lm="tiny")
+        editor.attach(studied, tiny_tokenizer())
+        assert editor.layers == [2]
+
+    def test_a_retry_left_open_takes_the_last_layers_of_the_method_that_it_repeats(self, studied):
+        owner, retry = MEMIT(layers=[0, 1], lm="tiny"), ROME("usual", lm="tiny")
+        owner.attach(studied, tiny_tokenizer())
+        retry.borrow(owner)
+        assert retry.layers == [1]
+
 
 def test_usual_is_the_stored_layer_or_else_a_third_of_the_depth(said):
     assert chosen("usual") == 10
