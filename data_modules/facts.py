@@ -5,10 +5,16 @@ from collections.abc import Iterator
 from .edit_requests import EditingDataModule
 from .embedded import embedded_requests, embedded_sentences
 from .records import EditRequest, Probe
+from .selection import first
+
+EXAMPLE = 10
 
 
 class Facts(EditingDataModule):
-    """Facts that are all to hold at the end; two that contradict each other are refused."""
+    """Facts that are all to hold at the end; two that contradict each other are refused.
+
+    Without a file they are ten of the embedded facts, an example.
+    """
 
     def setup(self, stage: str) -> None:
         """Reads the facts.
@@ -26,6 +32,11 @@ class Facts(EditingDataModule):
                     f"{request.case_id} complete {request.text!r} with {other.target_new!r} and "
                     f"{request.target_new!r}; keep one of them"
                 )
+
+    def limited(self, requests: list[EditRequest]) -> list[EditRequest]:
+        """All facts of a file up to the limit; few of the embedded ones."""
+        example = EXAMPLE if self.path is None and self.case_ids is None else None
+        return first(requests, self.limit or example)
 
     def control_probes(self) -> list[Probe]:
         """Questions about subjects that no fact names, one relation after another."""

@@ -42,6 +42,6 @@ class Report(L.Callback):
             found = gathered(trainer, pl_module, summary, bar.update)
         title = f"{len(found.facts)} facts edited in {Path(found.lm).name}"
         page = (title, headline(found), sections(found))
-        replace_text(folder / "report.html", html(*page))
+        replace_text(folder / "report.html", html(*page, good=found.stated == len(found.facts)))
         replace_text(folder / "report.md", markdown(*page))
         rank_zero_info(f"Report: {folder / 'report.html'}")

@@ -13,10 +13,18 @@ MARKS = {True: "✓ ", False: "✗ ", None: ""}
 CLASSES = {True: "good", False: "bad", None: ""}
 
 
-def html(title: str, headline: str, sections: Sequence[Section]) -> str:
-    """The page."""
+def html(title: str, headline: str, sections: Sequence[Section], good: bool = True) -> str:
+    """The page.
+
+    Args:
+        title: of the page.
+        headline: the outcome in a sentence.
+        sections: in their order.
+        good: whether the outcome is what was wanted.
+    """
     body = "\n".join(map(part, sections))
-    return PAGE.substitute(title=escape(title), headline=escape(headline), body=body)
+    texts = {"title": escape(title), "headline": escape(headline), "mood": CLASSES[good]}
+    return PAGE.substitute(texts, body=body)
 
 
 def part(section: Section) -> str:

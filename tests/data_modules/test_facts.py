@@ -31,6 +31,13 @@ def test_facts_that_contradict_each_other_are_refused(tmp_path) -> None:
         facts(tmp_path, *agreeing[:2], fact("Oslo lies in", "Mali"))
 
 
+def test_an_example_is_ten_of_the_embedded_facts():
+    for options, count in (({}, 10), ({"limit": 12}, 12), ({"case_ids": [*range(11)]}, 11)):
+        data = Facts(**options)
+        data.setup("fit")
+        assert [request.case_id for request in data.requests] == [*range(count)]
+
+
 def test_controls_ask_once_per_relation_about_other_subjects(tmp_path) -> None:
     known = embedded_requests()[0]
     probes = facts(tmp_path, fact(known.text, "jam", known.subject)).control_probes()

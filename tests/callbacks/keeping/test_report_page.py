@@ -49,6 +49,11 @@ def test_a_cell_names_its_column_and_bears_its_mark():
     assert page.count("<table>") == 2
 
 
+def test_a_bad_outcome_is_coloured():
+    assert '<p class="headline good">All well.' in html("t", "All well.", [])
+    assert '<p class="headline bad">Lost.' in html("t", "Lost.", [], good=False)
+
+
 def test_markdown_says_the_same():
     text = markdown("T", "All well.", SECTIONS)
     assert text.startswith("# T\n\n**All well.**\n\n## A <b>\n\nOne & two.\n\n| x | y |\n")
