@@ -2,7 +2,6 @@
 
 import os
 import sys
-import warnings
 
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
@@ -10,7 +9,9 @@ from lightning.pytorch.cli import LightningCLI
 from command_line.cli import EditingCLI, SavedConfig
 from command_line.composition import composed
 from command_line.configs import DEFAULTS
+from command_line.helping import named_help
 from command_line.mistakes import FAULTS, Parser, said_of
+from command_line.quiet import quiet
 from command_line.short_names import import_all
 
 VERBS = ("fit", "validate", "test", "predict")
@@ -29,18 +30,13 @@ def main(args: list[str] | None = None, run: bool = True) -> LightningCLI:
         save_config_callback=SavedConfig,
         parser_class=Parser,
         parser_kwargs=dict.fromkeys(VERBS, defaults) if run else defaults,
-        args=composed(sys.argv[1:] if args is None else args),
+        args=composed(named_help(sys.argv[1:] if args is None else args)),
         run=run,
     )
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", "Found .* module\\(s\\) in eval mode")  # as intended
-    warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # located() needs it
-    warnings.filterwarnings(
-        "ignore", "It is recommended to use .*sync_dist"
-    )  # every process has the whole value
-    warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # lightning 2.6.6 on torch 2.13
+    quiet()
     try:
         main()
     except FAULTS as error:

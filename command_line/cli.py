@@ -26,6 +26,7 @@ from lightning_modules.editing.watched import WatchedModel
 from lightning_modules.jobs.encoder_keys import EncoderKeys
 from lightning_modules.jobs.key_statistics import KeyStatistics
 
+from .failed_start import watch_start
 from .replays import complete
 
 UNTRAINED = (WatchedModel, KeyStatistics, EncoderKeys)  # their devices exchange no gradients
@@ -122,7 +123,9 @@ class EditingCLI(LightningCLI):
             ) from error
 
     def after_instantiate_classes(self) -> None:
-        """Keeps the resumed run's folder out of the saved config."""
+        """Keeps the resumed run's folder out of the saved config; a failed start leaves none."""
+        if self.subcommand is not None:
+            watch_start(self.trainer)
         if self.resumed is not None:
             self.config_init[self.subcommand].ckpt_path = self.resumed.checkpoint
             loggers_of(self.config[self.subcommand].trainer)[0].version = None

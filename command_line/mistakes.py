@@ -23,6 +23,7 @@ from torch.distributed import DistError
 from lightning_modules.editing.replicas import DriftError
 
 from . import configs, short_names
+from .helping import ESSENTIALS
 
 KINDS = {"model": "method", "data": "data module", "callbacks": "callback", "logger": "logger"}
 
@@ -62,6 +63,11 @@ class Parser(LightningArgumentParser):
             if value.endswith((".yaml", ".yml")) and Path(value).is_file() and not is_text(value):
                 self.error(f"the config {value} is not UTF-8 text")
         return super().parse_args(args, *rest, **options)
+
+    def format_help(self) -> str:
+        """Begins with what most runs need."""
+        text = str(super().format_help())
+        return ESSENTIALS + text if "--data.help" in text else text
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends the program with the sentence."""

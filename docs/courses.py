@@ -138,7 +138,8 @@ class Course:
 def run(job: Job) -> dict[str, Any]:
     """One row of the table."""
     quiet()
-    cli = train.main(["--config", f"{job.method}.yaml"], run=False)
+    limit = "--collapse.threshold=1000"  # the papers'
+    cli = train.main(["--config", f"{job.method}.yaml", limit], run=False)
     course = Course(cli, job.kind, job.edits)
     breadth_first = isinstance(cli.model, LocalizedFineTuning)
     course.all_at_once() if breadth_first else course.one_by_one()

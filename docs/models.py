@@ -65,7 +65,7 @@ def course(config: str, options: Sequence[str]) -> Course:
         options: further ones.
     """
     with TemporaryDirectory() as folder:
-        place = ["--trainer.logger.init_args.save_dir", folder]
+        place = ["--trainer.logger.init_args.save_dir", folder, "--collapse.threshold=1000"]
         cli = train.main(["fit", "--config", *config.split(), *GIVEN.split(), *place, *options])
         run = Path(cli.trainer.log_dir)
         journal, summary = read_journal(run), read(run / "summary.json")

@@ -173,4 +173,4 @@ def test_a_model_is_edited_where_it_is_and_frozen():
 
 def test_a_tokenizer_that_cannot_locate_a_subject_is_refused():
     with pytest.raises(ValueError, match="is not a fast one and gives no character offsets"):
-        ROME(lm="mine").attach(tiny_model("gpt2"), object())
+        ROME(1, lm="mine").attach(tiny_model("gpt2"), object())

@@ -9,26 +9,27 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info
 
 from data_modules.records import EditRequest
 from lightning_modules.editing.editor import Editor
 from lightning_modules.editing.replicas import Place, gathered
 
+from .closing import close
 from .dashboard import log, purge
+from .edit_lines import stated_at_edits, stated_now
 from .journal_file import JournalFile
+from .progress import EditBar
 from .run_folder import (
     Claim,
     clear_partial,
     folder_of,
-    is_removed,
     nullified,
     read_journal,
     replace_text,
     write_json,
 )
 from .schedule import FINISHED, nothing_left, restores, taken_up_here, watched_next
-from .summary import numbers, summarize, verdict
+from .summary import numbers, summarize
 
 IDENTITY = ("case_id", "subject", "prompt", "target_new", "target_true")
 FINAL = ("applied", "collapsed_at", "final_perplexity", "highest_perplexity", "score")
@@ -182,14 +183,17 @@ class EditJournal(L.Callback):
         }
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Writes the summary and reports how the run ended."""
+        """Asks all facts once more, writes the summary, and reports how the run ended."""
         self.write(trainer, pl_module)
+        edits = read_journal(folder_of(trainer)) if trainer.is_global_zero else []
+        edits = trainer.strategy.broadcast(edits)
+        stated = stated_at_edits(edits) if restores(trainer) else stated_now(pl_module, edits)
         if not trainer.is_global_zero:
             return
         self.file.require_whole()
-        edits = read_journal(folder_of(trainer))
         chosen_by = getattr(trainer.datamodule, "chosen_by", None)  # type: ignore[attr-defined] # set by Lightning's connector
         summary = summarize(edits, pl_module.baseline) | {
+            "stated": stated._asdict(),
             **pl_module.card(),
             **({"chosen_by": chosen_by} if chosen_by else {}),
             "versions": {name: version(name) for name in PACKAGES},
@@ -204,13 +208,7 @@ class EditJournal(L.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(dict(pl_module.hparams), metrics=final)
-        rank_zero_info(verdict(summary))
-        folder, on_board = folder_of(trainer), isinstance(trainer.logger, TensorBoardLogger)
-        look = f". Look: tensorboard --logdir {folder}" if on_board else ""
-        if not is_removed(folder):
-            rank_zero_info(f"Journal: {folder}{look}")
-        if pl_module.remedy and summary["collapsed_at"]:
-            rank_zero_info(f"Try: {pl_module.remedy}")
+        close(trainer, pl_module, summary, edits)
 
     def write(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Appends the open records, if any, and syncs them to disk."""
@@ -219,6 +217,8 @@ class EditJournal(L.Callback):
         for record in records if trainer.is_global_zero else ():
             self.file.add(json.dumps(nullified(record), ensure_ascii=False))
             log(trainer, record, step=record["edit"])
+            if isinstance(trainer.progress_bar_callback, EditBar):
+                trainer.progress_bar_callback.tell(record)
 
     def all_of(self, record: dict[str, Any]) -> list[dict[str, Any]]:
         """The records of all simultaneous edits: one on each device, or this one."""

@@ -1,19 +1,56 @@
-"""The progress bar of an editing run."""
+"""The progress bar of an editing run, and a line per edit beside it."""
 
+import math
+import sys
+import time
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.utilities import rank_zero_info
+
+from .edit_lines import Stated, line_of, stated_at_edits
+from .run_folder import folder_of, read_journal
+from .schedule import restores
 
 
 class EditBar(TQDMProgressBar):
-    """One bar that counts edits and shows perplexity and efficacy; watching has no bar of its own.
+    """One bar that counts edits, with a line above it for each; watching has no bar of its own.
 
-    A guard that undoes an edit sets ``perplexity`` to that of the restored model.
+    It shows perplexity, efficacy, and how many facts were stated after their edits. Where nobody
+    sees a bar move, as in a log file, there are only the lines. A guard that undoes an edit sets
+    ``perplexity`` to that of the restored model.
     """
 
     perplexity: float | None = None
+    stated = Stated()
+
+    @property
+    def is_disabled(self) -> bool:
+        """Also without a terminal or a notebook."""
+        return super().is_disabled or not (sys.stdout.isatty() or "ipykernel" in sys.modules)
+
+    def on_train_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Takes up the count of a resumed run."""
+        super().on_train_start(trainer, *args)
+        self.began, self.told = time.perf_counter(), 0
+        self.stated = stated_at_edits(read_journal(folder_of(trainer)))
+
+    def tell(self, record: dict[str, Any]) -> None:
+        """Writes the line of an edit that is complete."""
+        self.told += 1
+        total = self.trainer.estimated_stepping_batches
+        total *= self.trainer.world_size if restores(self.trainer) else 1
+        spent = time.perf_counter() - self.began
+        left = spent / self.told * (total - record["edit"]) if math.isfinite(total) else None
+        also = stated_at_edits([record])
+        self.stated = Stated(self.stated.facts + also.facts, self.stated.stated + also.stated)
+        line = line_of(record, total, left)
+        if self.train_progress_bar.disable:
+            rank_zero_info(line)
+        else:
+            self.train_progress_bar.write(line, file=sys.stdout)
 
     @property
     def sanity_check_description(self) -> str:
@@ -33,8 +70,9 @@ class EditBar(TQDMProgressBar):
         )
 
     def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Names the bar after what it counts."""
+        """Names the bar after what it counts; a further epoch edits the same facts again."""
         super().on_train_epoch_start(trainer, *args)
+        self.stated = Stated() if trainer.current_epoch else self.stated
         self.train_progress_bar.set_description("Editing")
 
     def announce(self, trainer: L.Trainer, what: str | None) -> None:
@@ -51,7 +89,9 @@ class EditBar(TQDMProgressBar):
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """Perplexity and efficacy, without the run's number."""
+        """Facts stated, efficacy and perplexity, without the run's number."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
+        if self.stated.facts:
+            metrics["stated"] = str(self.stated)
         return metrics if self.perplexity is None else metrics | {"perplexity": self.perplexity}

@@ -10,6 +10,8 @@ from lightning_modules.editing.editor import Editor
 
 from ..keeping.schedule import restores
 
+MULTIPLE = 5.0  # of the unedited perplexity: 1.6 nats more per token
+
 
 class CollapseStopping(L.Callback):
     """Marks an edit as a collapse and, in a sequential run, stops after it if configured.
@@ -17,10 +19,14 @@ class CollapseStopping(L.Callback):
     A perplexity that is not finite is always a collapse. Under :class:`RestoreWeights` the next
     edit starts from the original model, so a collapse is marked and the sweep continues.
 
+    By default the limit is five times the unedited model's perplexity, whatever that is on the
+    watched text. A healthy run of edits stays below one and a half times, and a collapse goes far
+    beyond five times. The papers' limit, 1000, is 5 to 30 times the perplexity of their models.
+
     Args:
         threshold: perplexity above which the model has collapsed (Butterfly Effect: 1000).
         relative: the same as a multiple of the unedited model's perplexity; the lower limit
-            counts.
+            counts. Five if both are null.
         stop: whether a sequential run ends there; otherwise it continues on the collapsed model.
 
     Raises:
@@ -28,9 +34,12 @@ class CollapseStopping(L.Callback):
     """
 
     def __init__(
-        self, threshold: float = 1000.0, relative: float | None = None, stop: bool = True
+        self,
+        threshold: float | None = None,
+        relative: float | None = None,
+        stop: bool = True,
     ) -> None:
-        if threshold <= 0 or (relative is not None and relative <= 1):
+        if (threshold is not None and threshold <= 0) or (relative is not None and relative <= 1):
             raise ValueError(
                 f"threshold must be positive and relative above 1, got {threshold} and {relative}"
             )
@@ -60,12 +69,19 @@ class CollapseStopping(L.Callback):
             raise ValueError(
                 f"the model collapsed at edit {trainer.global_step}, to a perplexity of "
                 f"{self.collapsed_to:.4g}, and the run ended there; to continue anyway, raise "
-                "--collapse.threshold, or give --collapse.stop false"
+                f"{self.option}, or give --collapse.stop false"
             )
 
     def limit(self, baseline: float) -> float:
         """The perplexity above which a model with this baseline has collapsed."""
-        return min(self.threshold, (self.relative or math.inf) * baseline)
+        if self.threshold is None and self.relative is None:
+            return MULTIPLE * baseline
+        return min(self.threshold or math.inf, (self.relative or math.inf) * baseline)
+
+    @property
+    def option(self) -> str:
+        """The option that sets the limit."""
+        return "--collapse.relative" if self.threshold is None else "--collapse.threshold"
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Compares the new perplexity with the limit; skips a model that is not edited."""
@@ -74,7 +90,7 @@ class CollapseStopping(L.Callback):
         baseline = pl_module.baseline.get("perplexity", math.inf)
         limit = pl_module.baseline["collapse_limit"] = self.limit(baseline)
         if trainer.sanity_checking:
-            if baseline > self.threshold:
+            if self.threshold is not None and baseline > self.threshold:
                 rank_zero_warn(
                     f"the unedited model's perplexity {baseline:.4g} is above the threshold "
                     f"{self.threshold:.4g}: every edit would count as a collapse; raise it"

@@ -18,7 +18,7 @@ from ..keeping.means import mean_scores
 from ..keeping.progress import EditBar
 from ..keeping.run_folder import folder_of, write_cases
 from ..keeping.schedule import restores
-from .collapse import CollapseStopping
+from .collapse import MULTIPLE, CollapseStopping
 from .downstream import Downstream
 from .perplexity import measured
 
@@ -38,7 +38,8 @@ class CollapseGuard(L.Callback):
     Args:
         action: ``rollback`` continues with the next edit; ``quarantine`` does too, and writes the
             request to ``hard_cases.json``, which ``--data.path`` reads; ``stop`` ends the run.
-        threshold: perplexity above which an edit is refused.
+        threshold: perplexity above which an edit is refused; five times the unedited model's if
+            null.
         relative: the same as a multiple of the median of the last 20 healthy perplexities; the
             lower limit counts.
         denominator: below it an edit is refused, whatever its perplexity.
@@ -53,13 +54,14 @@ class CollapseGuard(L.Callback):
     def __init__(
         self,
         action: Literal["rollback", "quarantine", "stop"] = "rollback",
-        threshold: float = 1000.0,
+        threshold: float | None = None,
         relative: float | None = None,
         denominator: float = 0.0,
         risk: float = 1.0,
         retry: Editor | None = None,
     ) -> None:
-        if threshold <= 0 or (relative is not None and relative <= 1) or denominator < 0:
+        low = (threshold is not None and threshold <= 0) or (relative or math.inf) <= 1
+        if low or denominator < 0:
             raise ValueError(
                 "threshold must be positive, relative above 1 and denominator not negative, got "
                 f"{threshold}, {relative} and {denominator}"
@@ -71,6 +73,7 @@ class CollapseGuard(L.Callback):
         self.risk = risk
         self.retry = retry
         self.retried = False
+        self.unedited = math.inf
         self.healthy: list[float] = []
         self.refused: list[dict[str, Any]] = []
         self.requests: Sequence[EditRequest] = ()
@@ -140,6 +143,7 @@ class CollapseGuard(L.Callback):
         if trainer.sanity_checking:
             self.healthy = [pl_module.baseline["perplexity"]]
             return
+        self.unedited = pl_module.baseline.get("perplexity", math.inf)
         self.judge(trainer, pl_module, self.harm)
         stands = pl_module.record.get("status") == "applied"
         own = [pl_module.record["perplexity"]] if stands else []
@@ -158,7 +162,7 @@ class CollapseGuard(L.Callback):
 
     def harm(self, record: dict[str, Any]) -> str:
         """The fault of an edit after its perplexity is measured; empty if there is none."""
-        found, limit = record["perplexity"], self.threshold
+        found, limit = record["perplexity"], self.threshold or MULTIPLE * self.unedited
         if self.relative is not None and self.healthy:
             limit = min(limit, self.relative * median(self.healthy))
         healthy = math.isfinite(found) and found <= limit

@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from ..language_model.loading import artefact_file
+from ..language_model.loading import artefact_file, is_embedded
 
 KIND = "layers"
 Auto = Literal["auto", "usual"]
 SHARE, WIDTH = 3, 3  # published layers end at a quarter to a third of the depth; 3 to 6 of them
+T = TypeVar("T", bound=Sequence)
 
 
 def chosen_layer(option: int | Auto, lm_name: str, model: str, depth: int) -> int:
@@ -72,9 +74,35 @@ def chosen_layers(
     return list(range(max(0, last - width + 1), last + 1))
 
 
-def single(layer: int | Auto) -> Sequence[int] | Auto:
-    """One layer as a list of layers."""
+def single(layer: int | Auto | None) -> Sequence[int] | Auto | None:
+    """One layer as a list of layers; a choice left open stays open."""
     return [layer] if isinstance(layer, int) else layer
+
+
+def given_layers(editor: Any, layers: T | None, embedded: T) -> T:
+    """The layers that the user named; only the embedded model has some by default.
+
+    Args:
+        editor: whose layers they are; its model need not be loaded.
+        layers: as the user gave them.
+        embedded: those of the embedded model.
+
+    Raises:
+        ValueError: if none are named for another model, or the list is empty.
+    """
+    if layers is None and not is_embedded(editor.lm_name):
+        one = "layer" in signature(type(editor)).parameters
+        option, example = ("layer", "N") if one else ("layers", "[N]")
+        study = ", or auto after a layer study" if hasattr(editor, "auto_width") else ""
+        raise ValueError(
+            f"{type(editor).__name__} has no default layer in {editor.lm_name!r}: give "
+            f"--model.{option} {example}, about a third of the model's depth{study} "
+            "(docs/layers.md)"
+        )
+    chosen = embedded if layers is None else layers
+    if not chosen:
+        raise ValueError("layers is empty, so no weight could be edited; name at least one")
+    return chosen
 
 
 def keep_result(lm_name: str, model: str, name: Literal["study", "trace"], result: dict) -> Path:

@@ -12,7 +12,7 @@ from data_modules.records import EditRequest
 from .hooks import first
 from .layout import blocks, output_map
 from .passes import recording, run
-from .tokens import Span, collate, first_token, located_span
+from .tokens import Span, collate, encode, first_token, located_span, special_before
 
 
 class SubjectStates(NamedTuple):
@@ -82,6 +82,23 @@ def token_keys(
         run(lm, batch)
     real = batch.mask.flatten().bool()
     return {layer: keys.reshape(len(real), -1)[real] for layer, (keys, _) in seen.items()}
+
+
+@torch.no_grad()
+def key_energy(
+    lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, layer: int, texts: Sequence[str]
+) -> float:
+    """Mean square of a key's component over the tokens of texts: ``tr C / f``.
+
+    The first token of each text does not count: its key is an attention sink's, unlike all others.
+    """
+    batch = collate([encode(tokenizer, text).tokens for text in texts], lm.device)
+    wanted = output_map(lm, layer)
+    with recording({"map": wanted}, stop_at=wanted) as seen:
+        run(lm.base_model, batch)
+    later = batch.mask.bool()
+    later[:, : len(special_before(tokenizer)) + 1] = False
+    return float(seen["map"][0].reshape(*later.shape, -1)[later].double().square().mean())
 
 
 @torch.no_grad()

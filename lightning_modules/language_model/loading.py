@@ -131,6 +131,11 @@ def load_pretrained(
         raise unreachable(name) from error
 
 
+def is_embedded(name: str) -> bool:
+    """Whether a model's name stands for the embedded model."""
+    return name == "embedded" or Path(name).expanduser().resolve() == EMBEDDED
+
+
 def artefact_file(
     kind: str, path: str | None, lm_name: str, model: str, suffix: str = ".safetensors"
 ) -> Path:
@@ -149,7 +154,7 @@ def artefact_file(
         return Path(path)
     digest, changed, how = model.partition("-")
     folder = Path(lm_name).expanduser()
-    if not changed and (lm_name == "embedded" or folder.resolve() == EMBEDDED):
+    if not changed and is_embedded(lm_name):
         return EMBEDDED / f"{kind}{suffix}"
     made = Path("cache") / kind
     ending = f"{digest[:12]}{changed}{how}{suffix}"

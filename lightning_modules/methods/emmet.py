@@ -21,15 +21,21 @@ class EMMET(SpreadEditor):
     Values, keys and contexts are MEMIT's for one layer, so R is the change that the search found.
 
     Args:
-        layer: the edited layer; ``auto`` takes what a study or trace of this model has found.
+        layer: the edited layer; ``auto`` takes what a study or trace of this model has found. Only
+            the embedded model has one by default.
         preservation: w, the weight of C.
         slack: λ, how far keys may miss their values; 0 maps them exactly.
     """
 
     auto_width = 1
+    embedded_layers = (1,)
 
     def __init__(
-        self, layer: int | Auto = 1, preservation: float = 1.0, slack: float = 0.1, **options: Any
+        self,
+        layer: int | Auto | None = None,
+        preservation: float = 1.0,
+        slack: float = 0.1,
+        **options: Any,
     ) -> None:
         super().__init__(
             system=Equality(preservation, slack),
@@ -45,10 +51,11 @@ class BatchROME(KeyValueEditor):
     dependent, the edit fails.
 
     Args:
-        layer: the edited layer; ``auto`` takes what a study or trace of this model has found.
+        layer: the edited layer; ``auto`` takes what a study or trace of this model has found. Only
+            the embedded model has one by default.
     """
 
-    def __init__(self, layer: int | Auto = 1, **options: Any) -> None:
+    def __init__(self, layer: int | Auto | None = None, **options: Any) -> None:
         super().__init__(layers=single(layer), **options)
         self.system = Equality(preservation=1.0, slack=0.0)
 

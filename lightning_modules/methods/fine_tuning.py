@@ -12,6 +12,7 @@ from data_modules.records import EditRequest
 
 from ..editing.edited_weights import Update
 from ..editing.editor import Editor
+from ..editing.layer_choice import given_layers
 from ..functional.norm_ball import clamp_change
 from ..language_model.layout import oriented, output_weight_name
 from ..language_model.lower_states import LowerStates
@@ -25,21 +26,19 @@ class GradientEditor(Editor):
     The steps are taken on the change of the weight, in float32.
 
     Args:
-        layers: the edited layers.
+        layers: the edited layers; only the embedded model has some by default.
         learning_rate: Adam's.
     """
 
     needs_subject = False
 
     def __init__(
-        self, layers: Sequence[int] = (0,), learning_rate: float = 5e-4, **options: Any
+        self, layers: Sequence[int] | None = None, learning_rate: float = 5e-4, **options: Any
     ) -> None:
         super().__init__(**options)
-        if not layers:
-            raise ValueError("layers is empty, so no weight could be edited; name at least one")
+        self.layers = list(given_layers(self, layers, embedded=[1]))
         if learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, got {learning_rate}")
-        self.layers = list(layers)
         self.learning_rate = learning_rate
 
     @abstractmethod
@@ -94,7 +93,7 @@ class FineTuning(GradientEditor):
     around the weight as it was before this edit (Zhu et al. 2020).
 
     Args:
-        layers: the edited layers.
+        layers: the edited layers; only the embedded model has some by default.
         learning_rate: Adam's.
         placement: ``last_token`` scores all target tokens at the prompt's last token, as The
             Butterfly Effect's released code does; ``teacher_forced`` scores each at its own
@@ -111,7 +110,7 @@ class FineTuning(GradientEditor):
 
     def __init__(
         self,
-        layers: Sequence[int] = (0,),
+        layers: Sequence[int] | None = None,
         learning_rate: float = 5e-4,
         placement: Placement = "last_token",
         radius: float | None = 5e-4,

@@ -13,7 +13,7 @@ from ..editing.collapse_risk import CollapseRisk
 from ..editing.contexts import Contexts
 from ..editing.editor import Editor
 from ..editing.key_kinds import key_kinds, keyed
-from ..editing.layer_choice import Auto, chosen_layers
+from ..editing.layer_choice import Auto, chosen_layers, given_layers
 from ..editing.norm_anchors import load_anchor
 from ..editing.prefixes import PromptPrefix
 from ..editing.search import Sought, ValueSearch
@@ -30,13 +30,13 @@ class KeyValueEditor(Editor):
 
     Args:
         layers: the edited layers; values are searched at the last one. ``auto`` takes those that a
-            layer study or a causal trace found; ``usual`` too, else a third of the depth.
+            study or trace found, ``usual`` too, else a third; null is for the embedded model.
         value: how values are searched.
         contexts: number of context templates by their length in tokens, besides the plain one; by
             default as in the method's paper.
         test_prefix: which prompts are evaluated after a context.
         second_moment: ``estimated`` uses the keys' second moment C, as the papers' equations do;
-            ``identity`` leaves it out, as their released configuration does.
+            ``identity`` leaves out its directions, as their released configuration does.
         statistics: file of second moments; by default the place where
             ``key-statistics.yaml`` puts those of this model.
         calibration: file written by ``papers/risk-calibration.yaml``, from which the collapse
@@ -48,11 +48,12 @@ class KeyValueEditor(Editor):
     """
 
     auto_width = 1
+    embedded_layers: Sequence[int] = (1,)
     usual_contexts: Mapping[int, int] = {5: 10, 10: 10}
 
     def __init__(
         self,
-        layers: Sequence[int] | Auto,
+        layers: Sequence[int] | Auto | None,
         value: ValueSearchOptions = ValueSearchOptions(),  # noqa: B008 - frozen
         contexts: dict[int, int] | None = None,
         test_prefix: PromptPrefix = PromptPrefix(),  # noqa: B008 - frozen
@@ -64,10 +65,9 @@ class KeyValueEditor(Editor):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if not layers:
-            raise ValueError("layers is empty; name at least one")
         self.wanted_layers = layers
-        self.layers: list[int] = [] if isinstance(layers, str) else sorted(set(layers))
+        chosen: Sequence[int] | Auto = given_layers(self, layers, self.embedded_layers)
+        self.layers: list[int] = [] if isinstance(chosen, str) else sorted(set(chosen))
         lengths = self.usual_contexts if contexts is None else contexts
         self.contexts = Contexts(lengths, test_prefix, self.seed)
         self.search = ValueSearch(value, search_together, compile_search)
@@ -80,7 +80,7 @@ class KeyValueEditor(Editor):
     def choose_layers(self) -> None:
         """Looks up the layers that ``auto`` stands for."""
         where = self.lm_name, self.fingerprint, len(blocks(self.lm))
-        self.layers = chosen_layers(self.wanted_layers, self.auto_width, *where)
+        self.layers = chosen_layers(self.wanted_layers or self.layers, self.auto_width, *where)
 
     @property
     def value_layer(self) -> int:
@@ -103,8 +103,8 @@ class KeyValueEditor(Editor):
     def borrow(self, owner: Editor) -> None:
         """Takes the model of another editor, and passes it to the search."""
         super().borrow(owner)
-        if isinstance(self.wanted_layers, str) and isinstance(owner, KeyValueEditor):
-            self.wanted_layers = owner.layers[-self.auto_width :]
+        if self.wanted_layers is None or isinstance(self.wanted_layers, str):
+            self.wanted_layers = owner.layers_under_edit()[-self.auto_width :]
         self.choose_layers()
         self.search.attach(self.lm, self.tokenizer, self.value_layer)
 

@@ -22,14 +22,14 @@ class LocalizedFineTuning(GradientEditor):
     it has one.
 
     Args:
-        layers: the edited layers.
+        layers: the edited layers; only the embedded model has some by default.
         learning_rate: Adam's.
         goal: loss of a mini-batch below which it takes no step.
     """
 
     def __init__(
         self,
-        layers: Sequence[int] = (0,),
+        layers: Sequence[int] | None = None,
         learning_rate: float = 5e-4,
         goal: float = 1e-2,
         **options: Any,

@@ -35,10 +35,11 @@ class RankOneEditor(KeyValueEditor):
     """Edits one MLP output map by a rank-one change; a subclass chooses the keys.
 
     Args:
-        layer: the edited layer; ``auto`` takes what a study or trace of this model has found.
+        layer: the edited layer; ``auto`` takes what a study or trace of this model has found. Only
+            the embedded model has one by default.
     """
 
-    def __init__(self, layer: int | Auto = 1, **options: Any) -> None:
+    def __init__(self, layer: int | Auto | None = None, **options: Any) -> None:
         super().__init__(layers=single(layer), **options)
 
     @abstractmethod

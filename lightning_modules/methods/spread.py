@@ -11,7 +11,8 @@ from data_modules.records import EditRequest
 from ..editing.edited_weights import Update
 from ..editing.layer_choice import Auto
 from ..functional.value_search import ValueSearchOptions
-from ..language_model.keys import subject_states
+from ..language_model.context_sampling import sample_contexts
+from ..language_model.keys import key_energy, subject_states
 from ..language_model.layout import output_weight_name, values_add_up
 from ..language_model.values import Recorded
 from .batch import Batch, seek_batch
@@ -29,17 +30,19 @@ class SpreadEditor(KeyValueEditor):
     Args:
         system: the equation of a layer's change.
         layers: the edited layers; values are searched at the last one. ``auto`` takes the layer of
-            a study or a causal trace of this model, and the four before it.
+            a study or a causal trace of this model, and the four before it. Only the embedded
+            model has some by default.
         value: how values are searched.
     """
 
     auto_width = 5
+    embedded_layers: Sequence[int] = (1, 2)
     usual_contexts = {10: 5}  # noqa: RUF012 - declared as a Mapping
 
     def __init__(
         self,
         system: System,
-        layers: Sequence[int] | Auto = (1, 2),
+        layers: Sequence[int] | Auto | None = None,
         value: ValueSearchOptions = ValueSearchOptions(clamp=0.75),  # noqa: B008 - frozen
         **options: Any,
     ) -> None:
@@ -72,8 +75,22 @@ class SpreadEditor(KeyValueEditor):
         return values_add_up(self.lm)
 
     def protect(self, layer: int, moment: Tensor | None) -> None:
-        """Passes the second moment to the system."""
-        self.system.prepare(layer, moment)
+        """Passes the second moment to the system; ``identity`` has the size of C.
+
+        λ counts tokens of text, so the identity is multiplied by the mean square of a key's
+        component over the contexts, as if keys of that size pointed in all directions alike.
+        """
+        self.system.prepare(layer, self.mean_square(layer) if moment is None else moment)
+
+    def mean_square(self, layer: int) -> float:
+        """Of the components of a layer's keys, over the contexts or over text like theirs."""
+        texts = self.contexts.templates[1:]
+        if not texts:
+            chance = torch.Generator().manual_seed(self.seed)
+            lengths = SpreadEditor.usual_contexts
+            texts = sample_contexts(self.lm, self.tokenizer, lengths, chance)[1:]
+        plain = [text.removesuffix(" {}") for text in texts]
+        return key_energy(self.lm, self.tokenizer, layer, plain)
 
     def recorded(
         self, requests: Sequence[EditRequest], templates: Sequence[str] | None = None

@@ -17,13 +17,15 @@ from ..functional.rank_one import factorize
 from ..functional.recursive_least_squares import initial_covariance, recursive_update
 from .past_keys import History, PastKeys
 
+Moment = Tensor | float | None  # C (f, f), a multiple of the identity, or the identity
+
 
 class System(ABC):
     """Finds the change of a linear map for new keys, given the second moment of old ones."""
 
     @abstractmethod
-    def prepare(self, layer: int, moment: Tensor | None) -> None:
-        """Takes a layer's second moment C ``(f, f)``, before any edit; None is the identity."""
+    def prepare(self, layer: int, moment: Moment) -> None:
+        """Takes a layer's second moment C before any edit."""
 
     @abstractmethod
     def fit(self, layer: int, keys: Tensor, residuals: Tensor, history: History) -> LowRank:
@@ -63,7 +65,7 @@ class Ridge(System):
         self.initial: dict[int, NormalEquations] = {}
         self._known: dict[int, NormalEquations] = {}
 
-    def prepare(self, layer: int, moment: Tensor | None) -> None:
+    def prepare(self, layer: int, moment: Moment) -> None:
         """Factorizes A."""
         self._start_from(layer, self._unextended(moment))
 
@@ -83,10 +85,10 @@ class Ridge(System):
             "history": self.history,
         }
 
-    def _unextended(self, moment: Tensor | None) -> NormalEquations:
+    def _unextended(self, moment: Moment) -> NormalEquations:
         """A alone."""
-        if moment is None:
-            return NormalEquations(None, self.preservation + self.norm_weight)
+        if not isinstance(moment, Tensor):
+            return NormalEquations(None, self.preservation * _multiple(moment) + self.norm_weight)
         if not self.norm_weight:
             return NormalEquations(factorize(moment), self.preservation)
         held = self.preservation * moment.double()
@@ -130,13 +132,13 @@ class NullSpaceRidge(Ridge):
         self.energy = energy
         self.null_spaces: dict[int, NullSpace] = {}
 
-    def prepare(self, layer: int, moment: Tensor | None) -> None:
+    def prepare(self, layer: int, moment: Moment) -> None:
         """Finds the null space.
 
         Raises:
             ValueError: if there is no second moment, or its null space is empty.
         """
-        if moment is None:
+        if not isinstance(moment, Tensor):
             raise ValueError("second_moment identity has no null space; AlphaEdit needs estimated")
         self.null_spaces[layer] = null_space(moment, self.energy)
         super().prepare(layer, None)
@@ -168,10 +170,13 @@ class Equality(System):
         self.slack = slack
         self.systems: dict[int, NormalEquations] = {}
 
-    def prepare(self, layer: int, moment: Tensor | None) -> None:
+    def prepare(self, layer: int, moment: Moment) -> None:
         """Factorizes C."""
-        factor = None if moment is None else factorize(moment)
-        self.systems[layer] = NormalEquations(factor, self.preservation)
+        if isinstance(moment, Tensor):
+            self.systems[layer] = NormalEquations(factorize(moment), self.preservation)
+        else:
+            weight = self.preservation * _multiple(moment)
+            self.systems[layer] = NormalEquations(None, weight)
 
     def fit(self, layer: int, keys: Tensor, residuals: Tensor, history: History) -> LowRank:
         """Change under equality constraints.
@@ -205,18 +210,20 @@ class Recursive(System):
         self.ridge = ridge
         self.preservation = preservation
         self.initial: dict[int, Tensor] = {}
+        self.multiples: dict[int, float] = {}
 
-    def prepare(self, layer: int, moment: Tensor | None) -> None:
+    def prepare(self, layer: int, moment: Moment) -> None:
         """Computes the covariance before any edit; for the identity it needs the keys' width."""
         self.initial.pop(layer, None)
-        if moment is not None:
+        self.multiples[layer] = 1.0 if isinstance(moment, Tensor) else _multiple(moment)
+        if isinstance(moment, Tensor):
             self.initial[layer] = initial_covariance(moment, self.ridge, self.preservation)
 
     def fit(self, layer: int, keys: Tensor, residuals: Tensor, history: History) -> LowRank:
         """The recursion's change; stores the covariance after it."""
         if layer not in self.initial:
-            identity = torch.eye(len(keys), device=keys.device)
-            self.initial[layer] = initial_covariance(identity, self.ridge, self.preservation)
+            moment = self.multiples[layer] * torch.eye(len(keys), device=keys.device)
+            self.initial[layer] = initial_covariance(moment, self.ridge, self.preservation)
         name = f"covariance/{layer}"
         covariance = history.get(name, self.initial[layer])
         change, history[name] = recursive_update(covariance, keys, residuals)
@@ -225,3 +232,8 @@ class Recursive(System):
     def card(self) -> dict[str, Any]:
         """λ and μ."""
         return {"ridge": self.ridge, "preservation": self.preservation}
+
+
+def _multiple(moment: float | None) -> float:
+    """Of the identity."""
+    return 1.0 if moment is None else moment

@@ -8,6 +8,7 @@ import torch
 from data_modules.records import EditRequest
 
 from ..editing.editor import Editor, Update
+from ..editing.layer_choice import given_layers
 from ..functional.gradient_transform import RunningMoments, lifelong_values
 from ..functional.least_squares import NormalEquations, ridge_update
 from ..language_model.gradients import Factors, gradient_factors, mlp_weight_names
@@ -23,7 +24,7 @@ class UltraEdit(Editor):
     so far, this one included, and all edited layers.
 
     Args:
-        layers: the edited layers.
+        layers: the edited layers; only the embedded model has some by default.
         rate: η.
         token: which tokens have a row: those that predict an answer's token (``ans``, as published)
             or all that the loss reaches.
@@ -37,7 +38,7 @@ class UltraEdit(Editor):
 
     def __init__(
         self,
-        layers: Sequence[int] = (1, 2, 3, 4),
+        layers: Sequence[int] | None = None,
         rate: float = 1e-6,
         token: Literal["ans", "all"] = "ans",
         maps: list[str] | None = None,
@@ -47,9 +48,7 @@ class UltraEdit(Editor):
         super().__init__(**options)
         if rate <= 0:
             raise ValueError(f"rate must be positive, got {rate}")
-        if not layers:
-            raise ValueError("layers is empty; name at least one")
-        self.layers = list(layers)
+        self.layers = list(given_layers(self, layers, embedded=[1, 2, 3, 4]))
         self.rate = rate
         self.token = token
         self.maps = maps

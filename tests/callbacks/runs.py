@@ -125,8 +125,9 @@ def data_of(requests: Sequence[EditRequest] = REQUESTS) -> EditingDataModule:
 
 
 def watching(**collapse: Any) -> list[L.Callback]:
-    """The callbacks of ``configs/defaults.yaml`` that measure, in their order."""
-    return [EditJournal(), EditMetrics(), Perplexity(), CollapseStopping(**collapse)]
+    """The callbacks of ``configs/defaults.yaml`` that measure, in their order; collapse at 1000."""
+    limits = {"threshold": 1000.0} | collapse
+    return [EditJournal(), EditMetrics(), Perplexity(), CollapseStopping(**limits)]
 
 
 def fit(

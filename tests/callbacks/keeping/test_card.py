@@ -2,9 +2,9 @@ import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks.keeping.card import ModelCard
+from callbacks.keeping.card import ModelCard, first_token_doubt
 from lightning_modules.methods.rome import ROME
-from tests.callbacks.runs import METHOD, data_of, fit, trainer_in, watching
+from tests.callbacks.runs import METHOD, REQUESTS, data_of, fit, trainer_in, watching
 
 
 @pytest.fixture
@@ -29,3 +29,16 @@ def test_validation_begins_with_the_card(lm, tmp_path, said):
 def test_an_edit_is_not_preceded_by_it(lm, tmp_path, said):
     fit(lm, tmp_path, [*watching(), ModelCard()])
     assert said == []
+
+
+def test_subjects_at_the_first_token_are_warned_of_once_before_the_run(lm, tmp_path, said):
+    short = [REQUESTS[0]._replace(case_id=n, subject="P", prompt="{} lies in") for n in (1, 2)]
+    run = fit(lm, tmp_path, [*watching(), ModelCard()], [*short, REQUESTS[3]])
+    assert len(said) == 1
+    assert said[0].startswith(
+        "Warning: 2 of 3 requests begin with a subject of one token, such as 'P' in 'P lies in';"
+    )
+    assert [edit["subject_position"] == 0 for edit in run.edits] == [True, True, False]
+    assert first_token_doubt(run.editor, [REQUESTS[3]]) == ""
+    run.editor.needs_subject = False
+    assert first_token_doubt(run.editor, short) == ""

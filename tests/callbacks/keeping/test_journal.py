@@ -205,7 +205,7 @@ def test_a_logger_without_room_for_metrics_beside_hyperparameters_will_do(lm, tm
 
 def test_a_collapse_is_said_with_a_remedy(lm, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr("callbacks.keeping.journal.rank_zero_info", said.append)
+    monkeypatch.setattr("callbacks.keeping.closing.rank_zero_info", said.append)
     fit(lm, tmp_path, [*watching(), Poison({2}, 50.0)])
     assert said[0].startswith("collapsed at edit 2: perplexity ")
     assert said[1].startswith(f"Journal: {tmp_path}")

@@ -7,8 +7,9 @@ from tests.callbacks.runs import REQUESTS, fit, trainer_in, watching
 
 
 @pytest.fixture
-def shown(lm, tmp_path, capsys):
+def shown(lm, tmp_path, capsys, monkeypatch):
     """What a run of two edits writes to the terminal."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     logger = CSVLogger(tmp_path, name="")
     callbacks = [*watching(), EditBar()]
     fit(lm, tmp_path, callbacks, REQUESTS[:2], enable_progress_bar=True, logger=logger)
@@ -29,7 +30,8 @@ def test_bar_is_named_for_the_baseline_and_has_no_other_names(shown):
         assert name not in shown
 
 
-def test_validation_alone_has_a_bar(sequential, tmp_path, capsys):
+def test_validation_alone_has_a_bar(sequential, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     trainer = trainer_in(tmp_path, [Perplexity(), EditBar()], enable_progress_bar=True)
     trainer.validate(sequential.editor, datamodule=sequential.data, verbose=False)
     assert "Validation" in capsys.readouterr().out

@@ -106,7 +106,7 @@ def test_a_batch_method_has_keys_without_a_direction(lm, tmp_path):
 
 def test_a_method_without_keys_says_so(lm, tmp_path):
     with pytest.raises(ValueError, match="FineTuning has no keys"):
-        trainer_in(tmp_path, [KeyGeometry()]).predict(FineTuning(lm=lm), data_of())
+        trainer_in(tmp_path, [KeyGeometry()]).predict(FineTuning([0], lm=lm), data_of())
 
 
 def test_hard_cases_are_read_from_a_list_from_lines_and_from_an_object(tmp_path):

@@ -55,4 +55,4 @@ def test_a_method_without_keys_says_that_it_can_foretell_nothing(lm, tmp_path):
     with pytest.raises(
         ValueError, match="FineTuning has no keys to estimate the risk of an edit from"
     ):
-        trainer_in(tmp_path, [RiskTable()]).predict(FineTuning(lm=lm), data_of())
+        trainer_in(tmp_path, [RiskTable()]).predict(FineTuning([0], lm=lm), data_of())

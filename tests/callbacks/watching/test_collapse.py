@@ -5,7 +5,7 @@ import pytest
 from callbacks.keeping.checkpoint import EditCheckpoint
 from callbacks.watching.collapse import CollapseStopping
 from callbacks.watching.restore import RestoreWeights
-from tests.callbacks.runs import Poison, fit, watching
+from tests.callbacks.runs import REQUESTS, Poison, fit, watching
 
 
 def test_a_sequential_run_stops_at_the_edit_that_collapses_the_model(lm, tmp_path):
@@ -73,7 +73,7 @@ def test_the_lower_limit_counts():
     guard = CollapseStopping(threshold=1000.0, relative=10.0)
     assert guard.limit(50.0) == 500.0
     assert guard.limit(500.0) == 1000.0
-    assert CollapseStopping().limit(1e6) == 1000.0
+    assert CollapseStopping(threshold=1000.0).limit(1e6) == 1000.0
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
@@ -86,3 +86,13 @@ def test_a_collapsed_run_is_resumed_only_under_a_higher_limit(lm, tmp_path):
     for name, options in (("third", {"threshold": 1e300}), ("fourth", {"stop": False})):
         run = fit(lm, tmp_path / name, watching(**options), resume=saved)
         assert run.column("edit") == [3, 4]
+
+
+def test_the_default_limit_is_a_multiple_of_the_unedited_perplexity(lm, tmp_path):
+    assert CollapseStopping().limit(193.7) == pytest.approx(5 * 193.7)
+    assert CollapseStopping(threshold=1000.0).limit(18.0) == 1000.0
+    assert CollapseStopping(relative=2.0).limit(18.0) == 36.0
+    healthy = fit(lm, tmp_path, watching(threshold=None), REQUESTS[:1])
+    baseline = healthy.summary["baseline"]
+    assert baseline["collapse_limit"] == pytest.approx(5 * baseline["perplexity"])
+    assert healthy.summary["collapsed"] == 0

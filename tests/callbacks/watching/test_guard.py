@@ -165,8 +165,9 @@ def test_single_edits_are_judged_too(lm, tmp_path, together):
 @pytest.mark.parametrize("single", [False, True])
 @pytest.mark.parametrize("retry", [False, True], ids=["undone", "made again"])
 def test_the_bar_shows_the_perplexity_of_the_model_that_is_left(
-    lm, tmp_path, capsys, single, retry
+    lm, tmp_path, capsys, monkeypatch, single, retry
 ):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     guard = CollapseGuard(relative=2.0, retry=ROME(**METHOD) if retry else None)
     callbacks = [*watching(), guard, EditBar(), *([RestoreWeights()] if single else [])]
     seen = {"logger": CSVLogger(tmp_path, name=""), "enable_progress_bar": True}
@@ -292,3 +293,12 @@ def test_a_sweep_on_two_devices_knows_what_each_of_them_refuses(lm, tmp_path, ac
     kept = torch.load(run / "checkpoints/last.ckpt")["callbacks"]["Refusing"]
     healthy = [edit["perplexity"] for edit in edits if edit["status"] == "applied"]
     assert kept["healthy"][1:] == healthy
+
+
+def test_the_default_limit_is_a_multiple_of_the_unedited_perplexity():
+    guard = CollapseGuard()
+    guard.unedited = 20.0
+    assert guard.harm({"perplexity": 100.0}) == ""
+    assert guard.harm({"perplexity": 101.0}) == "perplexity 101 > 100"
+    guard.threshold = 1000.0
+    assert guard.harm({"perplexity": 101.0}) == ""

@@ -141,7 +141,7 @@ class TestEditor:
 
     def test_a_foreign_calibration_is_refused_before_anything_is_edited(self, tiny_gpt2, tmp_path):
         file = written(tmp_path, fingerprint="foreign")
-        editor = ROME(lm="tiny", second_moment="identity", calibration=file)
+        editor = ROME(1, lm="tiny", second_moment="identity", calibration=file)
         editor.attach(tiny_gpt2, tiny_tokenizer())
         with pytest.raises(ValueError, match="was fitted with fingerprint foreign"):
             editor.prepare()

@@ -112,7 +112,7 @@ def test_text_survives_its_tokens(folder):
 
 
 def test_model_takes_an_edit(folder):
-    editor = ROME(lm=folder, second_moment="identity", contexts={5: 2, 8: 2})
+    editor = ROME(1, lm=folder, second_moment="identity", contexts={5: 2, 8: 2})
     editor.configure_model()
     editor.prepare()
     story = text_span(editor.tokenizer, STORY)

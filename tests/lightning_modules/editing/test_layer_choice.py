@@ -4,11 +4,13 @@ import pytest
 
 from lightning_modules.editing import layer_choice
 from lightning_modules.editing.layer_choice import chosen_layer, chosen_layers, keep_result
-from lightning_modules.language_model.loading import fingerprint
+from lightning_modules.language_model.loading import EMBEDDED, fingerprint
 from lightning_modules.methods.emmet import EMMET
+from lightning_modules.methods.fine_tuning import FineTuning
 from lightning_modules.methods.memit import MEMIT
-from lightning_modules.methods.rome import ROME
-from tests.tiny import tiny_tokenizer
+from lightning_modules.methods.rome import ROME, ConsistentROME
+from lightning_modules.methods.ultra_edit import UltraEdit
+from tests.tiny import tiny_model, tiny_tokenizer
 
 LM, MODEL, DEPTH = "some/model", "abcdef0123456789", 30
 STUDY = {"layer": 6, "why": "the best of a layer study of 90 edits with ROME"}
@@ -63,6 +65,34 @@ def test_a_study_counts_more_than_a_trace_and_both_are_kept(order):
 def test_auto_layers_end_at_the_layer_of_auto(width, layers):
     keep_result(LM, MODEL, "study", STUDY)
     assert chosen_layers("auto", width, LM, MODEL, DEPTH) == layers
+
+
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [
+        (ROME, r"--model\.layer N, about a third .*, or auto after a layer study"),
+        (EMMET, r"--model\.layer N"),
+        (MEMIT, r"--model\.layers \[N\]"),
+        (FineTuning, r"--model\.layers \[N\], about a third of the model's depth \(docs"),
+        (UltraEdit, r"--model\.layers \[N\]"),
+    ],
+)
+def test_a_model_of_ones_own_has_no_default_layer(method, option):
+    with pytest.raises(ValueError, match=f"{method.__name__} .* 'some/model': give {option}"):
+        method(lm=LM)
+
+
+def test_the_embedded_model_has_default_layers():
+    layers = [m().layers for m in (ROME, EMMET, MEMIT, FineTuning, UltraEdit)]
+    assert layers == [[1], [1], [1, 2], [1], [1, 2, 3, 4]]
+    assert ROME(lm=str(EMBEDDED)).layers == [1]
+
+
+def test_a_borrowed_model_gives_its_owners_layers_to_a_method_without_any():
+    owner, retry = ROME(lm=LM, layer=0), ConsistentROME()
+    owner.attach(tiny_model("gpt2"), tiny_tokenizer())
+    retry.borrow(owner)
+    assert retry.layers == [0]
 
 
 def test_nothing_stored_is_told_with_the_commands_that_store_something():

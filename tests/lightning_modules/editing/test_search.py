@@ -89,8 +89,8 @@ class TestAnchor:
     @pytest.mark.parametrize(
         "make",
         [
-            lambda: ROME(lm="tiny", value=ANCHORED),
-            lambda: ConsistentROME(lm="tiny", value=ANCHORED),
+            lambda: ROME(1, lm="tiny", value=ANCHORED),
+            lambda: ConsistentROME(1, lm="tiny", value=ANCHORED),
             lambda: AlphaEdit(lm="tiny", layers=[1], value=ANCHORED),
             lambda: ENCORE(lm="tiny", layers=[1], value=ANCHORED, transform=SPHERE()),
         ],

@@ -49,8 +49,10 @@ def test_norm_weight_holds_the_change_down(tiny_gpt2):
 
 
 def test_identity_takes_both_weights(tiny_gpt2):
-    (one,) = ready(encore([1], value=FAST, second_moment="identity"), tiny_gpt2).edit(REQUESTS)
-    memit = MEMIT(WEIGHT + NORM, layers=[1], lm="tiny", second_moment="identity")
+    editor = ready(encore([1], value=FAST, second_moment="identity"), tiny_gpt2)
+    (one,) = editor.edit(REQUESTS)
+    both = WEIGHT + NORM / editor.mean_square(1)  # the norm weight is of the identity itself
+    memit = MEMIT(both, layers=[1], lm="tiny", second_moment="identity")
     (other,) = ready(memit, tiny_gpt2).edit(REQUESTS)
     torch.testing.assert_close(one.dense(), other.dense())
 
@@ -68,7 +70,7 @@ def test_search_goes_on_until_the_clean_prompt_gives_the_target(tiny_gpt2):  # B
 
 
 def test_default_search_stops_at_the_most_probable():
-    assert ENCORE(lm="tiny").search.options.stop == "most_probable"
+    assert ENCORE(layers=[1], lm="tiny").search.options.stop == "most_probable"
 
 
 def test_resumed_run_is_bit_for_bit_the_uninterrupted_one(tiny_gpt2):  # B18
@@ -82,7 +84,7 @@ def test_undone_edit_leaves_no_trace_in_the_history():
 @pytest.mark.parametrize("name", ["preservation", "norm_weight"])
 def test_weights_must_be_positive(name):
     with pytest.raises(ValueError, match=f"{name} must be positive, got -1.0"):
-        ENCORE(**{name: -1.0}, lm="tiny")
+        ENCORE(**{name: -1.0}, layers=[1], lm="tiny")
 
 
 def test_card_tells_both_weights(tiny_gpt2):

@@ -315,6 +315,7 @@ class TestLocalized:
         monkeypatch.chdir(tmp_path)
         options = {
             "--config": "locft-bf.yaml",
+            "--model.layers": "[1]",
             "--model.lm": str(save_tiny(tmp_path / "lm", "gpt2")),
             "--data.path": "requests.json",
             "--data.batch_size": "2",

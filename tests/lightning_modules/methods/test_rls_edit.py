@@ -66,7 +66,9 @@ def test_state_does_not_grow_with_the_edits():
 
 def test_identity_holds_every_direction_alike(tiny_gpt2):
     editor = ready(rls_edit([1], second_moment="identity"), deepcopy(tiny_gpt2))
-    expected = torch.eye(48).double() / (RIDGE**2 + PRESERVATION**2)
+    square = editor.mean_square(1)
+    assert square > 0
+    expected = torch.eye(48).double() / (RIDGE**2 + square * PRESERVATION**2)
     editor.make_edit(REQUESTS)
     torch.testing.assert_close(editor.system.initial[1], expected)
     assert editor.record["status"] == "applied"

@@ -1,10 +1,12 @@
 import pytest
 import torch
 
+from lightning_modules.language_model.layout import output_map
+from lightning_modules.language_model.passes import recording
 from lightning_modules.methods.batch import seek_batch
 from lightning_modules.methods.memit import MEMIT
 from lightning_modules.methods.spread import SpreadEditor
-from tests.batches import KINDS, REQUESTS, ready, values_of, weights
+from tests.batches import KINDS, REQUESTS, TOKENIZER, ready, values_of, weights
 from tests.tiny import CONTEXTS, tiny_model
 
 
@@ -81,8 +83,8 @@ def test_requests_are_read_in_as_many_parts_as_memory_asks_for(tiny_gpt2):
 
 
 def test_method_takes_its_authors_contexts():
-    assert MEMIT(lm="tiny").contexts.lengths == {10: 5}
-    assert MEMIT(lm="tiny", contexts=KINDS).contexts.lengths == KINDS
+    assert MEMIT(layers=[1], lm="tiny").contexts.lengths == {10: 5}
+    assert MEMIT(layers=[1], lm="tiny", contexts=KINDS).contexts.lengths == KINDS
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gemma3_text"])
@@ -102,3 +104,22 @@ def test_layers_are_edited_from_the_lowest_up(tiny_gpt2):
     assert (editor.layers, editor.value_layer, editor.lowest_layer()) == ([0, 2], 2, 0)
     with pytest.raises(ValueError, match="layers is empty"):
         MEMIT(layers=[], lm="tiny")
+
+
+def test_identity_has_the_size_of_the_second_moment_of_text(tiny_gpt2):
+    editor = ready(MEMIT(7.0, layers=[1], lm="tiny", second_moment="identity"), tiny_gpt2)
+    squares = []
+    for text in editor.contexts.templates[1:]:
+        tokens = torch.tensor([TOKENIZER(text.removesuffix(" {}"))["input_ids"]])
+        with recording({"map": output_map(tiny_gpt2, 1)}) as seen:
+            tiny_gpt2(tokens)
+        squares.append(seen["map"][0].reshape(tokens.shape[1], -1)[1:].square())
+    expected = float(torch.cat(squares).mean())
+    assert editor.mean_square(1) == pytest.approx(expected, rel=1e-5)
+    assert editor.system.initial[1].weight == pytest.approx(7.0 * expected, rel=1e-5)
+
+
+def test_identity_without_contexts_takes_its_size_from_text_like_theirs(tiny_gpt2):
+    editor = ready(MEMIT(7.0, layers=[1], lm="tiny", second_moment="identity"), tiny_gpt2, ["{}"])
+    assert editor.mean_square(1) > 0
+    assert editor.mean_square(1) == editor.mean_square(1)
