@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.keeping.checkpoint import readable
+from callbacks.keeping.export_option import Export, Kind
 from callbacks.keeping.interruption import Interruption
 from callbacks.keeping.resume import LastRun, last_run
 from callbacks.keeping.run_folder import TRIAL, folder_of
@@ -26,6 +27,7 @@ from lightning_modules.jobs.encoder_keys import EncoderKeys
 from lightning_modules.jobs.key_statistics import KeyStatistics
 
 from .failed_start import watch_start
+from .replays import complete
 
 UNTRAINED = (WatchedModel, KeyStatistics, EncoderKeys)  # their devices exchange no gradients
 
@@ -34,8 +36,15 @@ class EditingCLI(LightningCLI):
     """Lightning's command line, with options for the collapse threshold."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds ``--collapse.threshold``, ``--collapse.relative`` and ``--collapse.stop``."""
+        """Adds ``--export``, ``--collapse.threshold``, ``--collapse.relative`` and ``.stop``."""
         parser.add_lightning_class_args(CollapseStopping, "collapse")
+        parser.add_argument(
+            "--export",
+            nargs="+",
+            type=Kind,
+            default=[],
+            help="what is written at the end: the edited model (lm), its change, a LoRA adapter",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Passes over a damaged checkpoint before Lightning looks into it.
@@ -54,6 +63,7 @@ class EditingCLI(LightningCLI):
         options = self.config.get(str(self.subcommand))
         if options is None:
             return
+        complete(options)
         for logger in loggers_of(options.trainer):
             if getattr(logger, "save_dir", None):
                 logger.save_dir = os.path.expandvars(Path(logger.save_dir).expanduser())
@@ -100,6 +110,8 @@ class EditingCLI(LightningCLI):
             options |= {"strategy": "replicas", "use_distributed_sampler": False}
         if trainer.enable_progress_bar is False and isinstance(trainer.callbacks, list):
             trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, ProgressBar)]
+        if exported := self._get(self.config_init, "export"):
+            trainer.callbacks = [*(trainer.callbacks or []), Export(exported)]
         try:
             return super().instantiate_trainer(**options)
         except (ImportError, MisconfigurationException, TypeError) as error:

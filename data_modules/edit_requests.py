@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from .embedded import embedded_requests, embedded_sentences
 from .fitting import Reach, fitting, say_cut, scorable
+from .forms.found_subjects import with_subjects
 from .forms.readers import read_union
 from .forms.tasks import TaskOptions, read_tasks, subset
 from .records import EditRequest, TaskItem
@@ -41,6 +42,8 @@ class EditingDataModule(L.LightningDataModule):
             take, with a warning.
         tasks: downstream tasks to judge the model on; none if null.
         watch_unit: unit of a watched text file: a text per line, or a single document.
+        subjects: possible subjects of requests that name none, or a text file with one per line; by
+            default the longest capitalised span of the prompt.
 
     Raises:
         ValueError: if a limit or a batch size is not positive, or a task is unknown.
@@ -59,6 +62,7 @@ class EditingDataModule(L.LightningDataModule):
         skip_faulty: bool = False,
         tasks: TaskOptions | None = None,
         watch_unit: Unit = "line",
+        subjects: str | list[str] | None = None,
     ) -> None:
         super().__init__()
         sizes = {
@@ -81,6 +85,7 @@ class EditingDataModule(L.LightningDataModule):
         self.skip_faulty = skip_faulty
         self.tasks = tasks
         self.watch_unit: Unit = watch_unit
+        self.subjects = subjects
         if tasks is not None:
             tasks.check()
         self.alone = False
@@ -108,6 +113,7 @@ class EditingDataModule(L.LightningDataModule):
         self.watched = self._watched_texts(reach)
         chosen = selection(requests, self.case_ids, self.seed)
         if reach is not None:
+            chosen = with_subjects(chosen, self.subjects) if reach.needs_subject else chosen
             say_cut(self.task_items, reach)
             if self.skip_faulty:
                 chosen = fitting(chosen, reach, skip_faulty=True)

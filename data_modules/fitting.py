@@ -62,8 +62,8 @@ def faults_of(request: EditRequest, reach: Reach) -> Iterator[str]:
     if reach.needs_subject and not request.subject:
         yield (
             f"{reach.method} edits at the last token of a subject, and case {request.case_id} "
-            f"({request.text!r:.80}) names none; methods that need none are FT, LocFT-BF, MEND and "
-            "UltraEdit"
+            f'({request.text!r:.80}) names none, nor does it show one: give it a "subject", or '
+            "--data.subjects; methods that need none are FT, LocFT-BF, MEND and UltraEdit"
         )
     if reach.positions is None:
         return

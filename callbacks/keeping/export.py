@@ -13,10 +13,12 @@ from transformers.pytorch_utils import Conv1D
 
 from lightning_modules.editing.edited_weights import Update
 from lightning_modules.editing.editor import Editor
-from lightning_modules.editing.ledger import FOLDER, read_ledger, standing
+from lightning_modules.editing.ledger import FOLDER, Entry, read_ledger, standing
 from lightning_modules.jobs.pretraining import Pretraining
+from lightning_modules.jobs.replay import Replay
 from lightning_modules.language_model.layout import oriented
 
+from .readme import ADAPTER, MODEL, facts, readme
 from .run_folder import folder_of, replace_text, whole_folder, write_json
 
 CARD = """# A change of a language model
@@ -89,6 +91,8 @@ class SavePretrained(L.Callback):
             with whole_folder(folder_of(trainer) / self.folder) as folder:
                 lm.save_pretrained(folder)
                 owner.tokenizer.save_pretrained(folder)
+                if isinstance(pl_module, Editor):
+                    replace_text(folder / "README.md", readme(MODEL, trainer, pl_module))
 
 
 class SaveChange(L.Callback):
@@ -120,7 +124,8 @@ class SaveChange(L.Callback):
         known = pl_module.card() | {"cases": pl_module.edited_cases}
         with whole_folder(folder_of(trainer) / self.folder) as folder:
             save(tensors, folder / "change.safetensors")
-            replace_text(folder / "README.md", CARD.format(count=len(known["cases"]), **known))
+            card = CARD.format(count=len(known["cases"]), **known)
+            replace_text(folder / "README.md", card + "\n" + facts(trainer, pl_module))
 
 
 class SaveLoRA(L.Callback):
@@ -169,19 +174,18 @@ class SaveLoRA(L.Callback):
         with whole_folder(folder_of(trainer) / self.folder) as folder:
             save(tensors, folder / "adapter_model.safetensors")
             write_json(folder / "adapter_config.json", config)
+            replace_text(folder / "README.md", readme(ADAPTER, trainer, pl_module))
 
 
 def low_rank(run: Path, editor: Editor) -> dict[str, Pair]:
     """The total change of each edited weight, ``left (out, r)`` and ``right (r, in)``, by name.
 
-    Weights with an update that was not low-rank are left out; so are all if the run's ledger does
-    not hold exactly the model's edits. In a sweep on several devices, edits of other devices follow
-    in the ledger.
+    Weights with an update that was not low-rank are left out; so are all if no ledger holds exactly
+    the model's edits.
     """
-    kept, held = read_ledger(run) if (run / FOLDER).exists() else [], editor.edited_requests
-    ends = [n for n, e in enumerate(kept, 1) if e.identities == held[-len(e.identities) :]]
-    entries = standing(kept[: max(ends, default=0)])
-    if [identity for entry in entries for identity in entry.identities] != held:
+    entries = edits_held(run, editor)
+    held = [identity for entry in entries for identity in entry.identities]
+    if held != editor.edited_requests:
         return {}
     updates = [update for entry in entries for update in entry.updates()]
     dense = {update.weight for update in updates if update.right is None}
@@ -189,6 +193,18 @@ def low_rank(run: Path, editor: Editor) -> dict[str, Pair]:
         name: joined_factors([update for update in updates if update.weight == name])
         for name in {update.weight for update in updates} - dense
     }
+
+
+def edits_held(run: Path, editor: Editor) -> list[Entry]:
+    """The edits of the model in the run's ledger; those of a replay in the ledgers it repeats.
+
+    In a sweep on several devices, edits of other devices follow in the ledger.
+    """
+    if isinstance(editor, Replay):
+        return editor.chosen() if editor.transform is None else []
+    kept, held = read_ledger(run) if (run / FOLDER).exists() else [], editor.edited_requests
+    ends = [n for n, e in enumerate(kept, 1) if e.identities == held[-len(e.identities) :]]
+    return standing(kept[: max(ends, default=0)])
 
 
 def joined_factors(updates: Sequence[Update]) -> Pair:

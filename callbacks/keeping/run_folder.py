@@ -108,14 +108,19 @@ def replace_text(file: Path, text: str) -> None:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write files to; they replace the previous ones once all are written."""
+    """A folder to write files to; they replace the previous ones once all are written.
+
+    The files get the usual modes: some writers, such as safetensors, close theirs to others.
+    """
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    usual = partial.stat().st_mode & 0o666
     try:
         yield partial
         folder.mkdir(exist_ok=True)
         for file in sorted(partial.iterdir()):
+            file.chmod(usual if file.is_file() else file.stat().st_mode)
             file.replace(folder / file.name)
     finally:
         shutil.rmtree(partial)

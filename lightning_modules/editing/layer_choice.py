@@ -1,4 +1,4 @@
-"""The layer of ``auto``: the one that a stored study or trace of this model found."""
+"""Layers by word: ``auto`` is what a stored study or trace found, ``usual`` does without one."""
 
 import json
 from collections.abc import Sequence
@@ -11,14 +11,16 @@ from lightning.pytorch.utilities import rank_zero_info
 from ..language_model.loading import artefact_file, is_embedded
 
 KIND = "layers"
-Auto = Literal["auto"]
+Auto = Literal["auto", "usual"]
+SHARE, WIDTH = 3, 3  # published layers end at a quarter to a third of the depth; 3 to 6 of them
 T = TypeVar("T", bound=Sequence)
 
 
 def chosen_layer(option: int | Auto, lm_name: str, model: str, depth: int) -> int:
-    """The given layer, or for ``auto`` the best one found; reports which and why.
+    """The given layer, or for a word the one that it stands for; reports which and why.
 
-    A layer study's best layer comes first, then the middle of a causal trace's range.
+    For ``auto`` a layer study's best layer comes first, then the middle of a causal trace's range.
+    ``usual`` is the same, and without both a third of the depth.
 
     Args:
         option: as the user gave it.
@@ -30,9 +32,11 @@ def chosen_layer(option: int | Auto, lm_name: str, model: str, depth: int) -> in
         FileNotFoundError: if nothing is stored for ``auto``.
         ValueError: if the file is damaged, belongs to another model, or names no layer of this one.
     """
-    if option != "auto":
+    if isinstance(option, int):
         return option
     file = artefact_file(KIND, None, lm_name, model, ".json")
+    if option == "usual" and not file.is_file():
+        return _third(lm_name, depth, 1)[0]
     if not file.is_file():
         raise FileNotFoundError(
             f"layer auto: nothing is stored for {lm_name!r} at {file}; {_commands(lm_name)}, or "
@@ -52,17 +56,20 @@ def chosen_layer(option: int | Auto, lm_name: str, model: str, depth: int) -> in
 def chosen_layers(
     option: Sequence[int] | Auto, width: int, lm_name: str, model: str, depth: int
 ) -> list[int]:
-    """The given layers, or for ``auto`` a range that ends at the layer of ``auto``.
+    """The given layers, or for a word a range that ends at the layer that it stands for.
 
     Args:
         option: as the user gave it.
-        width: number of layers in the range; fewer at the model's beginning.
+        width: number of layers in the range; fewer at the model's beginning, and at most three
+            where nothing is stored.
         lm_name: the model's name.
         model: the model's fingerprint.
         depth: number of the model's layers.
     """
-    if option != "auto":
+    if not isinstance(option, str):
         return sorted(set(option))
+    if option == "usual" and not artefact_file(KIND, None, lm_name, model, ".json").is_file():
+        return _third(lm_name, depth, min(width, WIDTH))
     last = chosen_layer(option, lm_name, model, depth)
     return list(range(max(0, last - width + 1), last + 1))
 
@@ -118,6 +125,27 @@ def keep_result(lm_name: str, model: str, name: Literal["study", "trace"], resul
     partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     partial.replace(file)
     return file
+
+
+def _third(lm_name: str, depth: int, width: int) -> list[int]:
+    """Layers that end at a third of the depth, which leaves others above them.
+
+    Raises:
+        ValueError: if the model is too shallow.
+    """
+    last = round(depth / SHARE)
+    if last >= depth - 1:
+        raise ValueError(
+            f"layer usual: {lm_name!r} has {depth} layers, too few for an edit at a third of the "
+            "depth with layers above it; name the layer"
+        )
+    layers = list(range(max(1, last - width + 1), last + 1))
+    rank_zero_info(
+        f"layer usual is {', '.join(map(str, layers))} of {depth}: up to a third of the depth, "
+        f"where published layers lie. Nothing measured is stored for {lm_name!r}; to measure, "
+        f"{_commands(lm_name)}"
+    )
+    return layers
 
 
 def _named(found: dict[str, Any]) -> tuple[int, str]:

@@ -14,13 +14,13 @@ from ..editing.second_moments import KIND, require_tokens, save_second_moments
 from ..functional.least_squares import condition_number
 from ..functional.second_moment import SecondMoment, unpack
 from ..language_model.kernels import use_fast_kernels
+from ..language_model.keys import token_keys
 from ..language_model.layout import blocks, oriented, output_map, output_weight_name
 from ..language_model.loading import Dtype, artefact_file, fingerprint, load
-from ..language_model.passes import recording, run
 from ..language_model.positions import begin_at, longest_text
 from ..language_model.rope import rope_boundary
 from ..language_model.scoring import batches_by_length
-from ..language_model.tokens import collate, special_before
+from ..language_model.tokens import special_before
 from .convergence import FIGURES, Convergence
 
 BATCHES_WAITING = 16  # batches whose windows are sorted by length together
@@ -166,20 +166,14 @@ class KeyStatistics(L.LightningModule):
         ):
             self.add([windows[number].tokens for number in numbers])
 
-    @torch.no_grad()
     def add(self, rows: list[list[int]]) -> None:
         """Adds ``Σ k kᵀ`` over all tokens of the rows, without padding."""
-        batch = collate(rows, self.device)
-        with recording(self.maps, stop_at=self.maps[max(self.maps)]) as seen:
-            run(self.lm, batch)
-        real = batch.mask.flatten().bool()
-        for layer, (keys, _) in seen.items():
-            keys = keys.reshape(len(real), -1)[real]
+        for layer, keys in token_keys(self.lm, self.maps, rows).items():
             self.sums[layer].add(keys)
             if layer not in self.convergence:
                 self.convergence[layer] = Convergence(keys)
         self.counted += sum(map(len, rows))
-        self.computed += len(real)
+        self.computed += len(rows) * max(map(len, rows))
 
     def summed(self, number: Tensor) -> Tensor:
         """The sum over all devices."""

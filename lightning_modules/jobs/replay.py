@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_info
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from data_modules.records import EditRequest, case_of
@@ -59,7 +60,7 @@ class Replay(Editor):
         """Reads the ledgers and takes their model.
 
         Raises:
-            ValueError: if the model is another one, or the ledgers lack a named edit.
+            ValueError: if the model is another one, or the ledgers lack a named edit or the last.
         """
         self.entries = joined(map(Path, self.ledgers))
         if self.entries[0].fingerprint != fingerprint(lm, tokenizer):
@@ -69,6 +70,11 @@ class Replay(Editor):
                 "--model.dtype"
             )
         self.require([*self.without, *(self.only or [])])
+        self.require_until()
+        rank_zero_info(
+            f"Replaying {len(self.chosen())} of {len(self.entries)} edits of "
+            f"{', '.join(self.ledgers)} on {self.lm_name}"
+        )
         super().attach(lm, tokenizer)
 
     def require(self, edits: Sequence[int]) -> None:
@@ -82,6 +88,19 @@ class Replay(Editor):
             raise ValueError(
                 f"edits {sorted(unknown)} are not in the ledger: they were not made or not "
                 f"applied, see edits.jsonl; its last is edit {self.entries[-1].edit}"
+            )
+
+    def require_until(self) -> None:
+        """Refuses an end behind the last edit.
+
+        Raises:
+            ValueError: if the ledgers have fewer edits than ``until``.
+        """
+        last = max(self.entries[-1].edit, *map(edits_of, self.ledgers))
+        if self.until is not None and not -len(self.entries) <= self.until <= last:
+            raise ValueError(
+                f"until is {self.until}, but {', '.join(self.ledgers)} has {last} edits, "
+                f"{len(self.entries)} of them applied"
             )
 
     def edited_weights(self) -> list[str]:
@@ -200,3 +219,9 @@ class Replay(Editor):
     def tested(self, requests: Sequence[EditRequest]) -> list[EditRequest]:
         """The requests whose edits were made."""
         return [request for request in requests if request.identity in self.edited_requests]
+
+
+def edits_of(run: str) -> int:
+    """Number of edits in a run's journal, those that were not applied too; 0 without one."""
+    file = Path(run) / "edits.jsonl"
+    return file.read_text("utf-8").count("\n") if file.is_file() else 0

@@ -1,10 +1,10 @@
 """Keys of a layer and states of a later one at the subject's last token, in the current model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from data_modules.records import EditRequest
@@ -64,6 +64,24 @@ def keys_at_subjects(lm: PreTrainedModel, layer: int, spans: Sequence[Span]) -> 
         run(lm.base_model, batch)
     keys = seen["map"][0].reshape(*batch.tokens.shape, -1)
     return keys[range(len(spans)), [span.subject for span in spans]]
+
+
+@torch.no_grad()
+def token_keys(
+    lm: PreTrainedModel, maps: Mapping[int, nn.Module], rows: Sequence[Sequence[int]]
+) -> dict[int, Tensor]:
+    """Keys of all tokens of texts, ``(n, f)`` by layer, without padding.
+
+    Args:
+        lm: the model, which runs up to the deepest layer.
+        maps: output maps by layer.
+        rows: tokens of each text.
+    """
+    batch = collate(rows, lm.device)
+    with recording(maps, stop_at=maps[max(maps)]) as seen:
+        run(lm, batch)
+    real = batch.mask.flatten().bool()
+    return {layer: keys.reshape(len(real), -1)[real] for layer, (keys, _) in seen.items()}
 
 
 @torch.no_grad()

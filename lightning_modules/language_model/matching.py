@@ -37,6 +37,22 @@ def squad_words(text: str) -> list[str]:
     return SQUAD_ARTICLES.sub(" ", text.lower().translate(WITHOUT_PUNCTUATION)).split()
 
 
+def begins_with(said: str, answer: str) -> bool:
+    """Whether a text begins with an answer, word by word, ignoring case and punctuation."""
+    words = _words(answer)
+    return bool(words) and _words(said)[: len(words)] == words
+
+
+def names(said: str, answer: str) -> bool:
+    """Whether a text holds an answer's words, one after another, ignoring case and punctuation."""
+    words, held = _words(answer), _words(said)
+    return bool(words) and any(held[at : at + len(words)] == words for at in range(len(held)))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
 def word_f1(words: Sequence[str], gold: Sequence[str]) -> float:
     """Harmonic mean of word precision and recall; if a text is empty, whether both are."""
     if not words or not gold:

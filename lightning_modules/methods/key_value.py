@@ -30,7 +30,7 @@ class KeyValueEditor(Editor):
 
     Args:
         layers: the edited layers; values are searched at the last one. ``auto`` takes those that a
-            layer study or a causal trace of this model has found; null is for the embedded model.
+            study or trace found, ``usual`` too, else a third; null is for the embedded model.
         value: how values are searched.
         contexts: number of context templates by their length in tokens, besides the plain one; by
             default as in the method's paper.
@@ -67,7 +67,7 @@ class KeyValueEditor(Editor):
         super().__init__(**options)
         self.wanted_layers = layers
         chosen: Sequence[int] | Auto = given_layers(self, layers, self.embedded_layers)
-        self.layers: list[int] = [] if chosen == "auto" else sorted(set(chosen))
+        self.layers: list[int] = [] if isinstance(chosen, str) else sorted(set(chosen))
         lengths = self.usual_contexts if contexts is None else contexts
         self.contexts = Contexts(lengths, test_prefix, self.seed)
         self.search = ValueSearch(value, search_together, compile_search)
@@ -103,8 +103,8 @@ class KeyValueEditor(Editor):
     def borrow(self, owner: Editor) -> None:
         """Takes the model of another editor, and passes it to the search."""
         super().borrow(owner)
-        if self.wanted_layers is None:
-            self.layers = owner.layers_under_edit()[-self.auto_width :]
+        if self.wanted_layers is None or isinstance(self.wanted_layers, str):
+            self.wanted_layers = owner.layers_under_edit()[-self.auto_width :]
         self.choose_layers()
         self.search.attach(self.lm, self.tokenizer, self.value_layer)
 

@@ -49,6 +49,12 @@ class SpreadEditor(KeyValueEditor):
         super().__init__(layers=layers, value=value, **options)
         self.system = system
 
+    def choose_layers(self) -> None:
+        """Looks them up; a single one where layers cannot share a residual."""
+        super().choose_layers()
+        if isinstance(self.wanted_layers, str) and not self.values_add_up:
+            self.layers = self.layers[-1:]
+
     def edited_weights(self) -> list[str]:
         """The output maps of the edited layers.
 

@@ -25,7 +25,7 @@ from lightning_modules.editing.ledger import read_ledger
 from lightning_modules.jobs.pretraining import Pretraining
 from lightning_modules.language_model.loading import load
 from lightning_modules.methods.rome import ROME
-from tests.callbacks.runs import METHOD, REQUESTS, WEIGHT, data_of, fit, trainer_in
+from tests.callbacks.runs import METHOD, REQUESTS, WEIGHT, data_of, fit, trainer_in, watching
 from tests.gguf_models import CHAT, quantisable_model, write_gguf
 from tests.oracles import published_kernels
 from tests.tiny import save_tiny
@@ -225,3 +225,24 @@ def test_a_model_that_begins_elsewhere_is_not_exported(lm, tmp_path):
     editor = ROME(lm=lm, first_position=1, **METHOD)
     with pytest.raises(ValueError, match="exported with first_position 1"):
         trainer_in(tmp_path, [SavePretrained()]).fit(editor, datamodule=data_of())
+
+
+def test_exported_files_have_the_usual_modes_and_a_card(lm, tmp_path):
+    probe = tmp_path / "probe"
+    probe.touch()
+    edited(lm, tmp_path, SavePretrained(), SaveChange(), SaveLoRA())
+    for folder in ("lm", "change", "lora"):
+        files = sorted((tmp_path / folder).iterdir())
+        assert {file.stat().st_mode for file in files} == {probe.stat().st_mode}
+        card = (tmp_path / folder / "README.md").read_text()
+        assert f"- Base model: `{lm}` (fingerprint " in card
+        assert "- Method: ROME, weights transformer.h.0.mlp.c_proj.weight" in card
+        assert "- Edited facts: 4" in card
+        assert "| Paris is the capital of | France | Peru |" in card
+
+
+def test_a_card_tells_the_perplexity_of_the_last_edit_that_stands(lm, tmp_path):
+    callbacks = [*watching(threshold=1e9), SavePretrained()]
+    run = fit(lm, tmp_path, callbacks, REQUESTS[:2])
+    told = f"{run.column('perplexity')[-1]:.4g} (unedited {run.editor.baseline['perplexity']:.4g})"
+    assert f"- Perplexity of the watched text: {told}" in (tmp_path / "lm/README.md").read_text()

@@ -149,3 +149,33 @@ class TestMethods:
     def test_auto_without_a_result_is_refused_with_the_commands(self, tiny_gpt2):
         with pytest.raises(FileNotFoundError, match=r"layer auto: nothing is stored for 'tiny'"):
             ROME("auto", lm="tiny").attach(tiny_gpt2, tiny_tokenizer())
+
+    def test_layers_that_cannot_share_a_residual_become_one(self, studied, monkeypatch):
+        monkeypatch.setattr(MEMIT, "values_add_up", False)
+        editor = MEMIT(layers="auto", lm="tiny")
+        editor.attach(studied, tiny_tokenizer())
+        assert editor.layers == [2]
+
+    def test_a_retry_left_open_takes_the_last_layers_of_the_method_that_it_repeats(self, studied):
+        owner, retry = MEMIT(layers=[0, 1], lm="tiny"), ROME("usual", lm="tiny")
+        owner.attach(studied, tiny_tokenizer())
+        retry.borrow(owner)
+        assert retry.layers == [1]
+
+
+def test_usual_is_the_stored_layer_or_else_a_third_of_the_depth(said):
+    assert chosen("usual") == 10
+    assert chosen_layers("usual", 5, LM, MODEL, DEPTH) == [8, 9, 10]
+    assert chosen_layers("usual", 1, LM, MODEL, DEPTH) == [10]
+    assert chosen_layers("usual", 5, LM, MODEL, 6) == [1, 2]  # the embedded model's
+    assert "layer usual is 8, 9, 10 of 30: up to a third of the depth" in said[1]
+    assert "predict --config trace.yaml --model.lm some/model" in said[1]
+    keep_result(LM, MODEL, "study", STUDY)
+    assert chosen("usual") == 6
+    assert chosen_layers("usual", 5, LM, MODEL, DEPTH) == [2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_usual_needs_layers_above_the_third(depth):
+    with pytest.raises(ValueError, match=f"'some/model' has {depth} layers, too few for an edit"):
+        chosen_layers("usual", 5, LM, MODEL, depth)

@@ -109,6 +109,18 @@ def test_the_chosen_edits_are_made(lm, run, options, cases):
     torch.testing.assert_close(made.double(), change, rtol=1e-4, atol=1e-6)
 
 
+def test_an_edit_after_the_runs_last_one_is_refused_and_the_number_of_edits_told(
+    lm, run, monkeypatch
+):
+    told = []
+    monkeypatch.setattr("lightning_modules.jobs.replay.rank_zero_info", told.append)
+    for until in (10, -4):
+        with pytest.raises(ValueError, match=f"until is {until}, but .* has 4 edits, 3 of them ap"):
+            replayed(lm, run, until=until)
+    replayed(lm, run, until=3)
+    assert told == [f"Replaying 2 of 3 edits of {run.folder} on {lm}"]
+
+
 def test_dense_updates_and_half_precision_are_replayed_bit_by_bit(lm, tmp_path):
     trainer = trainer_in(tmp_path, [EditLedger()], limit_val_batches=0)
     editor = Shrink(lm=lm, dtype="bfloat16")

@@ -6,7 +6,14 @@ import pytest
 from lm_eval.api.metrics import exact_match_hf_evaluate
 from torchmetrics.functional.text import squad
 
-from lightning_modules.language_model.matching import nq_open, squad_v2, squad_words, word_f1
+from lightning_modules.language_model.matching import (
+    begins_with,
+    names,
+    nq_open,
+    squad_v2,
+    squad_words,
+    word_f1,
+)
 from tests.harness import ROOT, load_yaml
 
 TEXTS = [
@@ -76,3 +83,20 @@ def test_where_there_is_no_answer_only_silence_is_right(said, right):
 def test_silence_is_wrong_where_there_is_an_answer():
     assert squad_v2("", ["Rollo"]) == {"squad_v2_exact_match": 0, "squad_v2_f1": 0}
     assert squad_v2("The", ["a", "Rollo"])["squad_v2_exact_match"] == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "begins", "holds"),
+    [
+        (" New York, and", True, True),
+        ("It is new york.", False, True),
+        ("New Yorkers", False, False),
+        ("York New", False, False),
+        ("", False, False),
+    ],
+)
+def test_an_answer_is_found_word_by_word(said, begins, holds):
+    assert begins_with(said, "New York") is begins
+    assert names(said, "New York") is holds
+    assert not begins_with(said, "?")
+    assert not names(said, "?")

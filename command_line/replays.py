@@ -1,0 +1,60 @@
+"""What a replay takes from its run: the model, its requests, and the text it was watched on."""
+
+import argparse
+import inspect
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_modules.edit_requests import EditingDataModule
+from lightning_modules.editing.watched import WatchedModel
+from lightning_modules.jobs.replay import Replay
+
+OF_MODEL = (
+    *("lm", "dtype", "trust_remote_code", "first_position"),
+    *("chat", "separator", "end_of_target"),
+)
+OF_DATA = ("batch_size", "watch", "watch_unit")
+
+
+def complete(options: argparse.Namespace) -> None:
+    """Gives a replay the values of its run where the command line leaves them at their defaults.
+
+    Without ``--data.path``, its requests are those of its ledgers.
+
+    Args:
+        options: of a verb; changed in place.
+    """
+    if options.model.class_path != f"{Replay.__module__}.{Replay.__name__}":
+        return
+    replay, data = options.model.init_args, options.data.init_args
+    ledgers = [replay.ledger] if isinstance(replay.ledger, str) else replay.ledger
+    made = Path(ledgers[0]) / "config.yaml"
+    run: dict[str, Any] = yaml.safe_load(made.read_text("utf-8")) if made.is_file() else {}
+    take(replay, arguments(run, "model"), OF_MODEL, WatchedModel)
+    if "path" in data and data.path is None:
+        take(data, arguments(run, "data"), OF_DATA, EditingDataModule)
+        data.path = replay.ledger
+
+
+def take(
+    own: argparse.Namespace, given: dict[str, Any], names: tuple[str, ...], kind: type
+) -> None:
+    """Copies arguments that stand at their defaults.
+
+    Args:
+        own: arguments to fill in.
+        given: those of the run.
+        names: of the arguments.
+        kind: the class that declares their defaults.
+    """
+    known = inspect.signature(kind).parameters
+    for name in names:
+        if name in given and own.get(name) == known[name].default:
+            setattr(own, name, given[name])
+
+
+def arguments(run: dict[str, Any], group: str) -> dict[str, Any]:
+    """The arguments of a run's model or data, from its saved config."""
+    return (run.get(group) or {}).get("init_args") or {}
