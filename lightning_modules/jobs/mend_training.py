@@ -39,10 +39,10 @@ class MENDTraining(L.LightningModule):
 
     Each batch is one edit of the original model. The loss is ``c · NLL + KL``: the mean NLL of the
     new targets' tokens, and the KL divergence, before to after, at every token of a neighbor's
-    prompt and answer; each training step draws one paraphrase and one neighbor of a request. The
-    gradients that enter an edit are constants; nothing is differentiated
-    twice. Validation (``val/…``) evaluates each request as a single edit, and the file that MEND
-    reads holds the best hypernetwork by ``val/loss``.
+    prompt and answer. Each training step draws one paraphrase and one neighbor of a request. The
+    gradients that enter an edit are constants; nothing is differentiated twice. Validation
+    (``val/…``) evaluates each request as a single edit, and the file that MEND reads holds the best
+    hypernetwork by ``val/loss``.
 
     It differs from the authors' code (github.com/eric-mitchell/mend) in three respects:
 
@@ -50,7 +50,7 @@ class MENDTraining(L.LightningModule):
       the sign of every rate first.
     - The rates learn with a learning rate of their own, as the paper says. Their second optimizer
       steps after the gradients have been set to 0, so that the rates learn like all else.
-    - A gradient that is not finite ends training; theirs leaves it out.
+    - A gradient that is not finite spoils the network; theirs leaves it out.
 
     Args:
         lm: ``embedded``, a folder, a GGUF file, or a model's name on the hub.
