@@ -212,9 +212,9 @@ class MENDTraining(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam, with a separate learning rate for the edit rates; both constant."""
-        transforms = {"params": self.hypernetwork.transforms.parameters()}
-        rates = {"params": [self.hypernetwork.rates], "lr": self.rate_learning_rate}
-        return torch.optim.Adam([transforms, rates], self.learning_rate)
+        transforms = self.hypernetwork.transforms.parameters()
+        rates: dict[str, Any] = {"params": [self.hypernetwork.rates], "lr": self.rate_learning_rate}
+        return torch.optim.Adam([{"params": transforms}, rates], self.learning_rate)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Only the hypernetwork."""
@@ -242,8 +242,7 @@ class MENDTraining(L.LightningModule):
 
 def one_of_each(request: EditRequest, draw: random.Random) -> EditRequest:
     """A request with one of its paraphrases and one of its neighbors, if it has any."""
-    paraphrases, neighbors = (
-        tuple(draw.sample(options, min(1, len(options))))
-        for options in (request.paraphrases, request.neighborhood)
+    return request._replace(
+        paraphrases=tuple(draw.sample(request.paraphrases, min(1, len(request.paraphrases)))),
+        neighborhood=tuple(draw.sample(request.neighborhood, min(1, len(request.neighborhood)))),
     )
-    return request._replace(paraphrases=paraphrases, neighborhood=neighbors)
