@@ -15,7 +15,7 @@ from .forms.found_subjects import with_subjects
 from .forms.readers import read_union
 from .forms.tasks import TaskOptions, read_tasks, subset
 from .records import EditRequest, TaskItem
-from .resumable import ResumableLoader, loader_of
+from .resumable import ResumableLoader, loader_of, shuffled_loader
 from .selection import batches_of, doubts, first, selection
 from .text.corpora import Unit, texts, watched_text
 
@@ -44,6 +44,8 @@ class EditingDataModule(L.LightningDataModule):
         watch_unit: unit of a watched text file: a text per line, or a single document.
         subjects: possible subjects of requests that name none, or a text file with one per line; by
             default the longest capitalised span of the prompt.
+        shuffle: edit in another order each epoch, decided by the seed, 0 if null; for breadth-first
+            training.
 
     Raises:
         ValueError: if a limit or a batch size is not positive, or a task is unknown.
@@ -63,6 +65,7 @@ class EditingDataModule(L.LightningDataModule):
         tasks: TaskOptions | None = None,
         watch_unit: Unit = "line",
         subjects: str | list[str] | None = None,
+        shuffle: bool = False,
     ) -> None:
         super().__init__()
         sizes = {
@@ -86,6 +89,7 @@ class EditingDataModule(L.LightningDataModule):
         self.tasks = tasks
         self.watch_unit: Unit = watch_unit
         self.subjects = subjects
+        self.shuffle = shuffle
         if tasks is not None:
             tasks.check()
         self.alone = False
@@ -128,8 +132,19 @@ class EditingDataModule(L.LightningDataModule):
         return first(requests, self.limit)
 
     def train_dataloader(self) -> ResumableLoader:
-        """Requests, in order; one batch is one edit."""
-        return self._loader(*(self._place if self.alone else (0, 1)))
+        """Requests, in order or shuffled each epoch; one batch is one edit.
+
+        Raises:
+            ValueError: if edits that stand alone are to be shuffled.
+        """
+        if not self.shuffle:
+            return self._loader(*(self._place if self.alone else (0, 1)))
+        if self.alone:
+            raise ValueError(
+                "data.shuffle orders each epoch of a training anew, but here every edit stands "
+                "alone; leave it out, or give data.seed to shuffle once"
+            )
+        return shuffled_loader(self.requests, self.batch_size, self.seed or 0)
 
     def val_dataloader(self) -> DataLoader:
         """Watched texts, from short to long to limit padding."""
@@ -156,7 +171,7 @@ class EditingDataModule(L.LightningDataModule):
         """Number of edited requests, number per edit, and their digest."""
         steps = self.trainer.global_step if self.trainer else 0
         batches = batches_of(self.requests, self._at_once)
-        made = sum(map(len, batches[:steps]))
+        made = sum(map(len, batches if self.shuffle else batches[:steps]))
         return {"made": made, "at_once": self._at_once, "digest": self._digest(made)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

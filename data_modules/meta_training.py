@@ -1,4 +1,4 @@
-"""Edit requests for meta-training, split by subject from the held-out ones."""
+"""Edit requests for meta-training, split by subject: to train, to validate on, and held out."""
 
 from hashlib import blake2b
 
@@ -11,15 +11,24 @@ from .forms.readers import read_requests
 from .records import EditRequest
 
 HELD_OUT_OF = 5
+VALIDATION_OF = 10
 
 
 def held_out(request: EditRequest) -> bool:
-    """Whether a request's subject belongs to the fifth that training never edits.
+    """Whether a request's subject belongs to the fifth that training never sees.
 
     Only the subject decides, or the prompt if there is none; dataset, order and seed do not matter.
     """
-    named = request.subject or request.text
-    return blake2b(named.encode()).digest()[0] % HELD_OUT_OF == 0
+    return _digest(request)[0] % HELD_OUT_OF == 0
+
+
+def for_validation(request: EditRequest) -> bool:
+    """Whether a request's subject belongs to the tenth of the others that training validates on."""
+    return not held_out(request) and _digest(request)[1] % VALIDATION_OF == 0
+
+
+def _digest(request: EditRequest) -> bytes:
+    return blake2b((request.subject or request.text).encode()).digest()
 
 
 class HeldOutDataModule(EditingDataModule):
@@ -38,11 +47,12 @@ class HeldOutDataModule(EditingDataModule):
 
 
 class MetaTrainingDataModule(L.LightningDataModule):
-    """Requests to train on, shuffled each epoch, and held-out ones to validate on.
+    """Requests to train on, shuffled each epoch, and others to validate on.
 
     Args:
         path: edit requests, as for an editing run; the embedded ones if null. Those with a held-out
-            subject are for validation.
+            subject are left out, for ``HeldOutDataModule``; those of a tenth of the other subjects
+            are for validation.
         validation_path: a file of further requests to validate on; then all of ``path`` is for
             training.
         limit: maximum number of requests to train on, the first ones; all if null.
@@ -81,8 +91,9 @@ class MetaTrainingDataModule(L.LightningDataModule):
         """
         requests = self._read(self.path)
         if self.validation_path is None:
+            seen = [r for r in requests if not held_out(r)]
             train, validation = (
-                [r for r in requests if held_out(r) == wanted] for wanted in (False, True)
+                [r for r in seen if for_validation(r) == wanted] for wanted in (False, True)
             )
         else:
             train, validation = requests, self._read(self.validation_path)
@@ -102,7 +113,7 @@ class MetaTrainingDataModule(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader:
-        """Held-out requests."""
+        """Requests to validate on."""
         return DataLoader(
             self.validation,  # type: ignore[arg-type]
             self.batch_size,

@@ -1,11 +1,13 @@
 """A loader of edits that resumes from a checkpoint."""
 
+import random
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from .records import EditRequest
+from .selection import edits_of
 
 
 class ResumableLoader(DataLoader):
@@ -33,6 +35,50 @@ class ResumableLoader(DataLoader):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Starts the next epoch after the batches already yielded; from 0 after a full epoch."""
         self.yielded = self._skipped = state["yielded"] % len(self)
+
+
+class EpochOrder(Sampler[int]):
+    """Numbers of requests, in another order each epoch; requests of one edit stay together.
+
+    The epoch and the seed decide the order, so that a resumed epoch has the same.
+
+    Args:
+        requests: in the order of the data.
+        seed: of the orders.
+    """
+
+    def __init__(self, requests: Sequence[EditRequest], seed: int) -> None:
+        numbers = iter(range(len(requests)))
+        self.edits = [[next(numbers) for _ in edit] for edit in edits_of(requests)]
+        self.padding = len(requests)
+        self.width = max(map(len, self.edits))
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch; Lightning calls it before each."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """How many numbers there are, padding included."""
+        return len(self.edits) * self.width
+
+    def __iter__(self) -> Iterator[int]:
+        """The epoch's numbers; every edit is padded to the width of the widest."""
+        order = random.Random(f"{self.seed}/{self.epoch}").sample(self.edits, len(self.edits))
+        padded = ([*edit, *[self.padding] * (self.width - len(edit))] for edit in order)
+        return chain.from_iterable(padded)
+
+
+def shuffled_loader(requests: Sequence[EditRequest], size: int, seed: int) -> ResumableLoader:
+    """A loader of batches of ``size`` edits, in another order each epoch."""
+    order = EpochOrder(requests, seed)
+    return ResumableLoader(
+        [*requests, None],  # type: ignore[arg-type] # the last one pads
+        batch_size=size * order.width,
+        sampler=order,
+        collate_fn=present,
+    )
 
 
 def loader_of(batches: Sequence[Sequence[EditRequest]]) -> ResumableLoader:

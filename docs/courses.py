@@ -122,9 +122,12 @@ class Course:
             self.editor.restore()
             self.seconds = []
             self.data.requests = self.requests[:mark]
-            for _ in range(self.trainer.max_epochs):
+            loader = self.data.train_dataloader()
+            for epoch in range(self.trainer.max_epochs):
                 losses = []
-                for batch in self.data.train_dataloader():
+                if self.data.shuffle:
+                    loader.sampler.set_epoch(epoch)
+                for batch in loader:
                     self.edit(batch)
                     losses += [self.editor.record["loss"]] * len(batch)
                 if fmean(losses) < goal:

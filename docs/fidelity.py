@@ -12,10 +12,11 @@ import torch
 
 from data_modules.forms.readers import read_requests
 from docs.methods import around
+from lightning_modules.editing.editor import Editor
 from lightning_modules.methods.fine_tuning import FineTuning
 from lightning_modules.methods.localized_fine_tuning import LocalizedFineTuning
 from lightning_modules.methods.ultra_edit import UltraEdit
-from tests.published import METHODS, Largest, Published
+from tests.published import METHODS, Largest, Published, PublishedMEND
 from tests.published_loops import Followed, memit_sequence, rome_sequence
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -66,11 +67,10 @@ def gradient_methods(published: Published) -> Iterator[tuple]:
             lambda t=token: UltraEdit([3, 4], 1e-6, t, None, True, lm=published.lm),
             f"ultra.{token}",
         )
+    yield "MEND's transform", lambda: PublishedMEND(published), "mend"
 
 
-def of_sketches(
-    published: Published, editor: FineTuning | UltraEdit, prefix: str, scenario: str
-) -> float | None:
+def of_sketches(published: Published, editor: Editor, prefix: str, scenario: str) -> float | None:
     """Largest relative difference of the changes of a scenario; None if it has no figures."""
     editor.configure_model()
     probe, found = published.tensors["probe.1024"].double(), Largest()
@@ -78,7 +78,8 @@ def of_sketches(
         editor.make_edit(batch)
         for update in editor.applied:
             layer = update.weight.split(".")[2]
-            stored = (f"{prefix}.{scenario}.{number}{at}.sketch" for at in ("", f".{layer}"))
+            places = ("", f".{number}", f".{number}.{layer}")
+            stored = (f"{prefix}.{scenario}{at}.sketch" for at in places)
             theirs = next((published.tensors[n] for n in stored if n in published.tensors), None)
             if update.dense().shape[1] == len(probe):
                 found.note("changes", update.dense().double() @ probe, theirs)

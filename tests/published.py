@@ -11,12 +11,16 @@ from torch import Tensor
 
 from data_modules.records import EditRequest
 from lightning_modules.editing.editor import Editor
+from lightning_modules.editing.hypernetwork import Hypernetwork
 from lightning_modules.functional.value_search import ValueSearchOptions
+from lightning_modules.language_model.gradients import gradient_factors
+from lightning_modules.language_model.tokens import edit_span
 from lightning_modules.methods.alpha_edit import AlphaEdit
 from lightning_modules.methods.emmet import EMMET
 from lightning_modules.methods.encore import ENCORE
 from lightning_modules.methods.key_value import KeyValueEditor
 from lightning_modules.methods.memit import MEMIT
+from lightning_modules.methods.mend import MEND
 
 LAYERS = (1, 2, 3)
 SEARCH = {"weight_decay": 0.5, "clamp": 0.75}
@@ -42,6 +46,13 @@ METHODS = {  # published hyper-parameters of the figures, ``closed_form.json``
         0.1, 0.5, layers=LAYERS, value=ValueSearchOptions(**SEARCH, anchor=12.587956), **o
     ),
     "emmet": lambda **o: EMMET(3, value=ValueSearchOptions(**SEARCH), **o),
+}
+MEND_NAMES = {
+    "up": "u",
+    "down": "v",
+    "bias": "bias",
+    "scale": "mode_scale.weight",
+    "offset": "mode_shift.weight",
 }
 
 
@@ -107,6 +118,35 @@ class Published:
     def tensor(self, name: str, elsewhere: Mapping[str, str]) -> Tensor | None:
         """A stored tensor, which may stand under another method's name."""
         return self.tensors.get(elsewhere.get(name.partition(".")[2], name))
+
+
+class PublishedMEND(MEND):
+    """MEND with the published parameters of its transform, and moments of its own.
+
+    Args:
+        published: the folder of figures.
+    """
+
+    def __init__(self, published: Published) -> None:
+        super().__init__(lm=published.lm)
+        self.published = published
+
+    def attach(self, lm: Any, tokenizer: Any) -> None:
+        """Takes the model, and makes the hypernetwork; its rate is negative, as theirs ascends."""
+        about = self.published.small["mend"]
+        weight = lm.get_parameter(about["weight"])  # stored as (in, out)
+        shapes = {about["weight"]: weight.shape[::-1]}
+        self.hypernetwork = Hypernetwork(shapes, about["rank"], -about["edit_lr"])
+        (self.of_gradients,) = self.hypernetwork.transforms.values()
+        for number, layer in enumerate((self.of_gradients.hidden, self.of_gradients.last)):
+            for ours, theirs in MEND_NAMES.items():
+                stored = f"mend.state.mlp.layers.{number}.{theirs}"
+                getattr(layer, ours).data = self.published.tensors[stored]
+        for request in self.published.requests.values():
+            span = edit_span(tokenizer, request)
+            self.hypernetwork.observe(gradient_factors(lm, [span], [about["weight"]]))
+        self.hypernetwork.requires_grad_(False)
+        Editor.attach(self, lm, tokenizer)
 
 
 class Largest(dict[str, float]):

@@ -142,6 +142,36 @@ def test_encore_stops_as_published():
         assert (value["stop"], value["patience"]) == ("most_probable", times)
 
 
+def test_rls_edit_penalizes_no_change_of_weights_as_published():
+    for model, weight in {"gpt2-xl": 20000, "llama2-7b": 15000}.items():
+        given = pair(model, "rls_edit")["model"]["init_args"]
+        assert given["ridge"] == 0
+        assert given["preservation"] ** 2 == pytest.approx(weight, rel=1e-5)
+
+
+def test_ultra_edit_takes_the_published_maps():
+    gate, up = "gate_proj", "up_proj"
+    for model in ("llama-3-8b", "llama-3-8b-instruct"):
+        given = pair(model, "ultra_edit")["model"]["init_args"]
+        assert given["maps"] == {gate: [*range(11, 16)], up: [*range(18, 25)]}
+    for model in ("qwen2.5-7b", "qwen2.5-7b-instruct"):
+        given = pair(model, "ultra_edit")["model"]["init_args"]
+        assert (given["maps"], given["layers"]) == ([gate, up], [*range(18, 27)])
+    given = pair("mistral-7b", "ultra_edit")["model"]["init_args"]
+    assert ("maps" in given, given["layers"]) == (False, [29, 30])
+
+
+def test_locft_bf_trains_the_published_parameters():
+    mistral = {"layers": [23], "learning_rate": 5e-5, "parameters": "block"}
+    assert mistral.items() <= pair("mistral-7b", "locft-bf")["model"]["init_args"].items()
+    for model, layer in {"llama-3-8b-instruct": 22, "qwen2.5-7b-instruct": 6}.items():
+        whole = pair(model, "locft-bf")
+        given = {"layers": [layer], "learning_rate": 5e-4}
+        assert given.items() <= whole["model"]["init_args"].items()
+        assert "parameters" not in whole["model"]["init_args"]
+        assert whole["data"]["init_args"]["shuffle"]
+
+
 def test_every_published_file_belongs_to_a_method_and_a_model():
     methods = {config.file.stem for config in METHODS}
     for file in (CONFIGS / "published").rglob("*.yaml"):

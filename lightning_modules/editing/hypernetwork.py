@@ -14,6 +14,7 @@ from ..language_model.gradients import Factors
 from ..language_model.loading import artefact_file
 
 KIND = "mend"
+TRANSFORM = "both layers clamped"  # a file of another transform would compute something else
 
 
 class Hypernetwork(nn.Module):
@@ -75,6 +76,7 @@ def save_hypernetwork(file: Path, hypernetwork: Hypernetwork, lm_name: str, mode
         "lm": lm_name,
         "rank": str(hypernetwork.rank),
         "shapes": json.dumps(hypernetwork.shapes),
+        "transform": TRANSFORM,
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
@@ -87,7 +89,7 @@ def load_hypernetwork(path: str | None, lm_name: str, model: str) -> Hypernetwor
 
     Raises:
         FileNotFoundError: if its file does not exist.
-        ValueError: if the file is damaged, or was trained for another model.
+        ValueError: if the file is damaged, or was trained for another model or transform.
     """
     file = artefact_file(KIND, path, lm_name, model)
     if not file.is_file():
@@ -109,6 +111,11 @@ def load_hypernetwork(path: str | None, lm_name: str, model: str) -> Hypernetwor
         raise ValueError(
             f"{file} holds a hypernetwork trained for {about.get('lm')!r} with other weights than "
             f"those of {lm_name!r}; train one for this model with mend-training.yaml"
+        )
+    if about.get("transform") != TRANSFORM:
+        raise ValueError(
+            f"{file} holds a hypernetwork whose last layer was trained without the clamp; retrain "
+            f"it with: python train.py fit --config mend-training.yaml --model.lm {lm_name}"
         )
     hypernetwork = Hypernetwork(json.loads(about["shapes"]), int(about["rank"]))
     hypernetwork.load_state_dict(tensors)

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+DEVIATION_ADDED = 1e-7  # MEND's, published
+
 
 class RunningMoments(NamedTuple):
     """Mean and spread of all rows so far, in float64.
@@ -48,35 +50,37 @@ class RunningMoments(NamedTuple):
             self.squares + squares + step.square() * (self.seen * added / count),
         )
 
-    def standardized(self, rows: Tensor) -> Tensor:
+    def standardized(self, rows: Tensor, added: float = 0.0) -> Tensor:
         """Rows ``(n, f)`` in standard deviations from the mean; a constant column becomes 0.
 
         Before any row was observed, the rows themselves.
+
+        Args:
+            rows: to standardize.
+            added: to every deviation, so that a nearly constant column stays small.
         """
         if self.seen == 0:
             return rows
         deviation = (self.squares / (self.seen - 1).clamp(min=1)).sqrt()
-        return ((rows.double() - self.mean) / deviation.clamp(min=1e-12)).to(rows)
+        return ((rows.double() - self.mean) / (deviation + added).clamp(min=1e-12)).to(rows)
 
 
 class LowRankLayer(nn.Module):
-    """``x + s ⊙ (U V x + b) + o``; the added part is clamped at 0 if ``positive``.
+    """``x + max(0, s ⊙ (U V x + b) + o)``, with U, b and o of 0 before training: the identity.
 
-    Untrained it is the identity, since U, b and o are 0. Each weight that shares U, V and b has its
-    own scale s and offset o.
+    Each weight that shares U, V and b has its own scale s and offset o.
 
     Args:
         width: of x.
-        rank: of ``U V``.
+        rank: of ``U V``, at most the width.
         sharing: number of weights that share the layer.
-        positive: whether it is a hidden layer.
     """
 
-    def __init__(self, width: int, rank: int, sharing: int, positive: bool) -> None:
+    def __init__(self, width: int, rank: int, sharing: int) -> None:
         super().__init__()
-        self.positive = positive
+        rank = min(rank, width)
         self.up = nn.Parameter(torch.zeros(width, rank))
-        self.down = nn.Parameter(nn.init.xavier_normal_(torch.empty(rank, width)))
+        self.down = nn.Parameter(torch.randn(rank, width))
         self.bias = nn.Parameter(torch.zeros(width))
         self.scale = nn.Parameter(torch.ones(sharing, width))
         self.offset = nn.Parameter(torch.zeros(sharing, width))
@@ -86,14 +90,15 @@ class LowRankLayer(nn.Module):
         added = rows @ self.down.T @ self.up.T + self.bias
         added = self.scale[number] * added + self.offset[number]
         # clamp, not relu: at its 0, where training begins, relu has no gradient
-        return rows + (added.clamp(min=0) if self.positive else added)
+        return rows + added.clamp(min=0)
 
 
 class GradientTransform(nn.Module):
     """MEND's network g for the weights of one shape: ``(ũ, δ̃) = g(u, δ)`` (Mitchell et al. 2022).
 
     Two residual low-rank layers on the standardized ``u ‖ δ``. Untrained, and with no moments
-    observed, it is the identity. As in the authors' code, the last layer is linear.
+    observed, it is the identity. As in the authors' code, both layers clamp what they add at 0, and
+    ``DEVIATION_ADDED`` is added to every standard deviation.
 
     Args:
         inputs: width of u, the weight's input.
@@ -110,8 +115,8 @@ class GradientTransform(nn.Module):
         super().__init__()
         width = inputs + outputs
         self.widths = [inputs, outputs]
-        self.hidden = LowRankLayer(width, rank, sharing, positive=True)
-        self.last = LowRankLayer(width, rank, sharing, positive=False)
+        self.hidden = LowRankLayer(width, rank, sharing)
+        self.last = LowRankLayer(width, rank, sharing)
         for name, moment in RunningMoments.none(torch.empty(width))._asdict().items():
             self.register_buffer(name, moment)
 
@@ -128,7 +133,7 @@ class GradientTransform(nn.Module):
 
     def forward(self, inputs: Tensor, gradients: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """The factors ``(n, in)`` and ``(n, out)`` to descend along, of the weight ``number``."""
-        rows = self.moments.standardized(torch.cat([inputs, gradients], -1))
+        rows = self.moments.standardized(torch.cat([inputs, gradients], -1), DEVIATION_ADDED)
         rows = self.last(self.hidden(rows, number), number)
         transformed, pseudo_gradients = rows.split(self.widths, -1)
         return transformed, pseudo_gradients

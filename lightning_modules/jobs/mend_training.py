@@ -1,8 +1,9 @@
 """Trains MEND's hypernetwork: ordinary Lightning, automatic optimization, a frozen model."""
 
+import random
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
@@ -15,7 +16,6 @@ from ..editing.hypernetwork import KIND, Hypernetwork, save_hypernetwork
 from ..language_model.gradients import (
     changed,
     gradient_factors,
-    mean_nll,
     mlp_weight_names,
     target_logits,
 )
@@ -37,17 +37,29 @@ class Losses(NamedTuple):
 class MENDTraining(L.LightningModule):
     """Learns updates that make a model answer a request, reworded too, and change nothing else.
 
-    Each batch is one edit of the original model. The loss is ``c · NLL + KL``: the NLL of the new
-    target after the prompt and its paraphrases, and the KL divergence, before to after, at the
-    neighbors' answers. The gradients that enter an edit are constants; nothing is differentiated
-    twice. Validation (``val/…``) evaluates each request as a single edit, and the file that MEND
-    reads holds the best hypernetwork by ``val/loss``.
+    Each batch is one edit of the original model. The loss is ``c · NLL + KL``: the mean NLL of the
+    new targets' tokens, and the KL divergence, before to after, at every token of a neighbor's
+    prompt and answer. Each training step draws one paraphrase and one neighbor of a request. The
+    gradients that enter an edit are constants; nothing is differentiated twice. Validation
+    (``val/…``) evaluates each request as a single edit, and the file that MEND reads holds the best
+    hypernetwork by ``val/loss``.
+
+    It differs from the authors' code (github.com/eric-mitchell/mend) in three respects:
+
+    - An edit descends along the transformed gradient; theirs ascends, so that training has to turn
+      the sign of every rate first.
+    - The rates learn with a learning rate of their own, as the paper says. Their second optimizer
+      steps after the gradients have been set to 0, so that the rates learn like all else.
+    - A gradient that is not finite spoils the network; theirs leaves it out.
 
     Args:
         lm: ``embedded``, a folder, a GGUF file, or a model's name on the hub.
         layers: edited layers, with all maps of their MLPs; the last three if null.
         rank: of the hypernetwork's layers.
         edit_weight: c.
+        edit_loss: prompts of the NLL: paraphrases, as MEND's authors have it, the edited prompt, as
+            The Butterfly Effect's code and EasyEdit have it, or both. A request without
+            paraphrases gives its prompt.
         edit_rate: initial learning rate of an edit; learned per weight.
         learning_rate: Adam's.
         rate_learning_rate: Adam's for the edit rates.
@@ -62,6 +74,7 @@ class MENDTraining(L.LightningModule):
         layers: Sequence[int] | None = None,
         rank: int = 1920,
         edit_weight: float = 0.1,
+        edit_loss: Literal["paraphrases", "prompt", "both"] = "paraphrases",
         edit_rate: float = 1e-4,
         learning_rate: float = 1e-6,
         rate_learning_rate: float = 1e-4,
@@ -75,6 +88,7 @@ class MENDTraining(L.LightningModule):
         self.layers = layers
         self.rank = rank
         self.edit_weight = edit_weight
+        self.edit_loss = edit_loss
         self.edit_rate = edit_rate
         self.learning_rate = learning_rate
         self.rate_learning_rate = rate_learning_rate
@@ -110,34 +124,34 @@ class MENDTraining(L.LightningModule):
     ) -> Losses:
         """NLL and KL of the model under the changes."""
         wanted, neighbors = self.wanted(requests), self.neighbors(requests)
-        spans = [span for span, _ in wanted] + neighbors
-        targets = place_targets(spans, "teacher_forced", self.device)
+        targets = place_targets([*wanted, *neighbors], "teacher_forced", self.device)
         with torch.no_grad():
             unedited = place_targets(neighbors, "teacher_forced", self.device)
             before = target_logits(self.lm, unedited).log_softmax(-1)
         with changed(self.lm, changes):
             logits = target_logits(self.lm, targets)
-        after = logits[targets.rows >= len(wanted)].log_softmax(-1)
+        new = targets.rows < len(wanted)
+        after = logits[~new].log_softmax(-1)
         divergence = F.kl_div(after, before, reduction="batchmean", log_target=True)
-        nll = mean_nll(logits, targets)[: len(wanted)]
-        return Losses(nll @ nll.new_tensor([share for _, share in wanted]), divergence)
+        return Losses(F.cross_entropy(logits[new], targets.tokens[new]), divergence)
 
-    def wanted(self, requests: Sequence[EditRequest]) -> list[tuple[Span, float]]:
-        """The new targets after prompts and paraphrases, and each one's share of the edit loss.
+    def wanted(self, requests: Sequence[EditRequest]) -> list[Span]:
+        """The new targets after the prompts of the edit loss."""
+        return [
+            target_span(self.tokenizer, prompt, request.target_new)
+            for request in requests
+            for prompt in self.prompts(request)
+        ]
 
-        A request's prompt weighs as much as all its paraphrases.
-        """
-        asked = []
-        for request in requests:
-            rest = len(request.paraphrases)
-            shares = [0.5, *[0.5 / rest] * rest] if rest else [1.0]
-            for prompt, share in zip((request.text, *request.paraphrases), shares, strict=True):
-                span = target_span(self.tokenizer, prompt, request.target_new)
-                asked.append((span, share / len(requests)))
-        return asked
+    def prompts(self, request: EditRequest) -> tuple[str, ...]:
+        """The prompts of a request's edit loss."""
+        if self.edit_loss == "both":
+            return (request.text, *request.paraphrases)
+        asked = request.paraphrases if self.edit_loss == "paraphrases" else ()
+        return asked or (request.text,)
 
     def neighbors(self, requests: Sequence[EditRequest]) -> list[Span]:
-        """The neighbors' prompts and answers.
+        """The neighbors' prompts and answers, every token but the first predicted.
 
         Raises:
             ValueError: if a request has no neighbor.
@@ -149,14 +163,16 @@ class MENDTraining(L.LightningModule):
                     "leave alone; give data that has it, such as CounterFact or zsRE"
                 )
         return [
-            target_span(self.tokenizer, probe.prompt, probe.answer)
+            target_span(self.tokenizer, probe.prompt, probe.answer)._replace(start=1)
             for request in requests
             for probe in request.neighborhood
         ]
 
     def training_step(self, batch: Sequence[EditRequest], batch_idx: int) -> Tensor:
         """The loss of one edit."""
-        losses = self.losses(batch, self.changes(batch, observe=True))
+        draw = random.Random(f"{self.current_epoch}/{batch_idx}")  # the same after a resume
+        drawn = [one_of_each(request, draw) for request in batch]
+        losses = self.losses(drawn, self.changes(batch, observe=True))
         loss = self.edit_weight * losses.edit + losses.locality
         self.log_dict(
             {"train/loss": loss, "train/edit": losses.edit, "train/locality": losses.locality},
@@ -194,19 +210,11 @@ class MENDTraining(L.LightningModule):
             file = artefact_file(KIND, self.output, self.lm_name, self.fingerprint)
             save_hypernetwork(file, self.hypernetwork, self.lm_name, self.fingerprint)
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Adam, with a separate learning rate for the edit rates; both fall linearly to 0."""
-        groups: list[dict[str, Any]] = [
-            {"params": self.hypernetwork.transforms.parameters()},
-            {"params": [self.hypernetwork.rates], "lr": self.rate_learning_rate},
-        ]
-        optimizer = torch.optim.Adam(groups, self.learning_rate)
-        steps = self.trainer.estimated_stepping_batches
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam, with a separate learning rate for the edit rates; both constant."""
+        transforms = self.hypernetwork.transforms.parameters()
+        rates: dict[str, Any] = {"params": [self.hypernetwork.rates], "lr": self.rate_learning_rate}
+        return torch.optim.Adam([{"params": transforms}, rates], self.learning_rate)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Only the hypernetwork."""
@@ -230,3 +238,11 @@ class MENDTraining(L.LightningModule):
                 "model by --model.lm"
             )
         self.best = checkpoint["best"]
+
+
+def one_of_each(request: EditRequest, draw: random.Random) -> EditRequest:
+    """A request with one of its paraphrases and one of its neighbors, if it has any."""
+    return request._replace(
+        paraphrases=tuple(draw.sample(request.paraphrases, min(1, len(request.paraphrases)))),
+        neighborhood=tuple(draw.sample(request.neighborhood, min(1, len(request.neighborhood)))),
+    )

@@ -52,14 +52,6 @@ def target_logits(lm: PreTrainedModel, targets: Targets) -> Tensor:
     return picked_logits(lm, batch, targets.rows, targets.columns).float()
 
 
-def mean_nll(logits: Tensor, targets: Targets) -> Tensor:
-    """Mean NLL of each text's target tokens, ``(b,)``, in nats."""
-    nll = F.cross_entropy(logits, targets.tokens, reduction="none")
-    return torch.zeros_like(nll[: len(targets.texts)]).index_add(
-        0, targets.rows, nll / targets.rows.bincount()[targets.rows]
-    )
-
-
 @contextmanager
 def tracing(lm: PreTrainedModel, weights: Iterable[str]) -> Iterator[dict[str, tuple]]:
     """Collects, per weight, its map's input and a zero added to its output, for its gradient."""

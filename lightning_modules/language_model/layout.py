@@ -102,6 +102,17 @@ def output_weight_name(lm: PreTrainedModel, layer: int) -> str:
     return f"{layout.blocks}.{layer}.{layout.output}.weight"
 
 
+def block_parameter_names(lm: PreTrainedModel, layer: int) -> list[str]:
+    """Full names of all parameters of a layer's block.
+
+    Raises:
+        ValueError: if the layer does not exist.
+    """
+    output_map(lm, layer)
+    names = (name for name, _ in blocks(lm)[layer].named_parameters())
+    return [f"{layout_of(lm).blocks}.{layer}.{name}" for name in names]
+
+
 def layer_of(lm: PreTrainedModel, name: str) -> int:
     """The layer of a parameter inside a block; 0 for one outside."""
     prefix = layout_of(lm).blocks + "."

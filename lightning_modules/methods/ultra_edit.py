@@ -28,8 +28,9 @@ class UltraEdit(Editor):
         rate: η.
         token: which tokens have a row: those that predict an answer's token (``ans``, as published)
             or all that the loss reaches.
-        maps: names of the MLP's linear maps to edit, such as ``[gate_proj, up_proj]``; null: the
-            output map.
+        maps: names of the MLP's linear maps to edit, such as ``[gate_proj, up_proj]``, or the
+            layers of each, such as ``{gate_proj: [11], up_proj: [18, 19]}``, which then stand in
+            place of ``layers``; null: the output map.
         as_published: the running variance as in the authors' code, which counts an unbiased
             variance n times: too large by n / (n - 1) for n rows, and no number for one.
     """
@@ -41,7 +42,7 @@ class UltraEdit(Editor):
         layers: Sequence[int] | None = None,
         rate: float = 1e-6,
         token: Literal["ans", "all"] = "ans",
-        maps: list[str] | None = None,
+        maps: list[str] | dict[str, list[int]] | None = None,
         as_published: bool = False,
         **options: Any,
     ) -> None:
@@ -62,10 +63,13 @@ class UltraEdit(Editor):
         """
         if self.maps is None:
             return [output_weight_name(self.lm, layer) for layer in self.layers]
+        layers = self.maps if isinstance(self.maps, dict) else dict.fromkeys(self.maps, self.layers)
+        places = sorted(
+            (layer, number) for number, name in enumerate(layers) for layer in layers[name]
+        )
+        names = list(layers)
         return [
-            named_map(mlp_weight_names(self.lm, layer), name)
-            for layer in self.layers
-            for name in self.maps
+            named_map(mlp_weight_names(self.lm, layer), names[number]) for layer, number in places
         ]
 
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:

@@ -9,6 +9,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from data_modules.edit_requests import EditingDataModule, ResumableLoader, selection
 from data_modules.embedded import embedded_requests, embedded_sentences
 from data_modules.records import EditRequest, WatchedText
+from data_modules.resumable import shuffled_loader
+from data_modules.selection import edits_of
 
 EDITS = 7
 
@@ -107,6 +109,35 @@ class TestResume:
     def test_a_limit_of_train_batches_counts_from_the_first(self, tmp_path: Path) -> None:
         whole = run(tmp_path)
         assert run(tmp_path, "step=2.ckpt", limit_train_batches=5) == whole[2:5]
+
+    @pytest.mark.parametrize("done", [3, EDITS, EDITS + 2])
+    def test_a_resumed_epoch_has_the_same_order(self, tmp_path: Path, done: int) -> None:
+        shuffled = {"data": {"shuffle": True, "seed": 4}, "max_epochs": 2}
+        whole = run(tmp_path, **shuffled)
+        assert whole[:EDITS] != whole[EDITS:]
+        assert sorted(whole[:EDITS]) == sorted(whole[EDITS:]) != whole[:EDITS]
+        assert run(tmp_path, f"step={done}.ckpt", **shuffled) == whole[done:]
+
+
+def test_shuffling_keeps_the_requests_of_an_edit_together() -> None:
+    requests = [r._replace(joined=n % 3 == 1) for n, r in enumerate(embedded_requests()[:9])]
+    loader = shuffled_loader(requests, 2, seed=0)
+    epochs = []
+    for epoch in range(3):
+        loader.sampler.set_epoch(epoch)
+        epochs.append(list(loader))
+        edits = [edit for batch in epochs[-1] for edit in edits_of(batch)]
+        assert sorted(edits) == sorted(edits_of(requests))
+        assert [len(edits_of(batch)) for batch in epochs[-1]] == [2, 2, 2]
+        assert len(loader) == 3
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_edits_that_stand_alone_are_not_shuffled_by_epoch() -> None:
+    data = prepared(shuffle=True)
+    data.alone = True
+    with pytest.raises(ValueError, match=r"data.shuffle orders each epoch.*give data.seed"):
+        data.train_dataloader()
 
 
 def test_a_restored_loader_skips_once_and_keeps_its_length() -> None:

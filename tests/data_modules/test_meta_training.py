@@ -31,11 +31,15 @@ def test_no_subject_is_both_trained_and_validated_on(file):
         assert not subjects[0] & subjects[1]
 
 
-def test_an_editing_run_edits_what_training_held_out():
+def test_an_editing_run_edits_what_training_neither_edits_nor_validates_on():
     training, editing = MetaTrainingDataModule(), HeldOutDataModule()
     for data in (training, editing):
         data.setup("fit")
-    assert editing.requests == training.validation
+    parts = [editing.requests, training.train, training.validation]
+    subjects = [{r.subject for r in part} for part in parts]
+    assert not subjects[0] & (subjects[1] | subjects[2])
+    assert sum(map(len, parts)) == len(embedded_requests())
+    assert 0.05 < len(training.validation) / len(embedded_requests()) < 0.12
     assert editing.watched
 
 

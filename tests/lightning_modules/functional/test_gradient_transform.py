@@ -88,7 +88,7 @@ def test_transform_is_the_papers_formula(number):
             inner = torch.stack([direction @ x for direction in layer.down])
             added = torch.stack([direction @ inner for direction in layer.up]) + layer.bias
             added = layer.scale[number] * added + layer.offset[number]
-            x = x + (added.relu() if layer is transform.hidden else added)
+            x = x + added.relu()
         torch.testing.assert_close(got, x, rtol=1e-4, atol=1e-4)
 
 
@@ -98,10 +98,14 @@ def test_weights_that_share_a_transform_differ_by_scale_and_offset():
     assert (one - other).norm() > 0.1 * one.norm()
 
 
-def test_untrained_hidden_layer_can_learn():
-    layer = LowRankLayer(4, RANK, SHARING, positive=True)
+def test_untrained_layer_can_learn():
+    layer = LowRankLayer(4, RANK, SHARING)
     layer(torch.randn(6, 4), 0).sum().backward()
     assert layer.up.grad.abs().sum() > 0
+
+
+def test_rank_is_at_most_the_width():
+    assert LowRankLayer(4, 1920, SHARING).down.shape == (4, 4)
 
 
 def test_moments_travel_with_the_state():

@@ -1,3 +1,4 @@
+import random
 from pathlib import Path
 
 import lightning as L
@@ -8,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from data_modules.records import EditRequest, Probe
 from lightning_modules.editing.hypernetwork import load_hypernetwork
-from lightning_modules.jobs.mend_training import MENDTraining
+from lightning_modules.jobs.mend_training import MENDTraining, one_of_each
 from lightning_modules.methods.mend import MEND
 from tests.tiny import save_tiny
 
@@ -86,37 +87,72 @@ def test_only_the_hypernetwork_learns(lm, trained):
     groups = module.trainer.optimizers[0].param_groups
     learnt = {id(parameter) for group in groups for parameter in group["params"]}
     assert learnt == {id(parameter) for parameter in module.hypernetwork.parameters()}
-    assert [group["initial_lr"] for group in groups] == [1e-2, 1e-4]
-    assert [group["lr"] for group in groups] == [0, 0]
+    assert [group["lr"] for group in groups] == [1e-2, 1e-4]
 
 
-def test_loss_is_nll_of_the_target_and_divergence_at_the_neighbors(trained):
+PROMPTS = {
+    "paraphrases": [("Vinson spoke", "In Rome, Vinson spoke"), ("He plays",)],
+    "prompt": [("The mother tongue of Danielle Vinson is",), ("He plays the",)],
+    "both": [
+        ("The mother tongue of Danielle Vinson is", "Vinson spoke", "In Rome, Vinson spoke"),
+        ("He plays the", "He plays"),
+    ],
+}
+
+
+@pytest.mark.parametrize("edit_loss", PROMPTS)
+def test_loss_is_nll_of_the_targets_and_divergence_at_the_neighbors_texts(trained, edit_loss):
     """Against whole passes, one text after another, of a model whose weights are changed."""
     module, *_ = trained
-    request = REQUESTS[1]
-    changes = module.changes([request])
-    found = module.losses([request], changes)
+    module.edit_loss = edit_loss
+    requests = [REQUESTS[1], REQUESTS[0]]
+    changes = module.changes(requests)
+    found = module.losses(requests, changes)
+    module.edit_loss = "paraphrases"
 
-    def log_probs(prompt: str, target: str) -> torch.Tensor:
+    def log_probs(tokens: list[int]) -> torch.Tensor:
+        return module.lm(torch.tensor([tokens])).logits[0, :-1].log_softmax(-1)
+
+    def nll(prompt: str, target: str) -> torch.Tensor:
         tokens = module.tokenizer(f"{prompt} {target}")["input_ids"]
         start = len(module.tokenizer(prompt)["input_ids"])
-        logits = module.lm(torch.tensor([tokens])).logits[0, start - 1 : -1].log_softmax(-1)
-        return logits, torch.tensor(tokens[start:])
+        wanted = torch.tensor(tokens[start:])
+        return -log_probs(tokens)[start - 1 :].gather(1, wanted[:, None])
 
-    before = [log_probs(probe.prompt, probe.answer)[0] for probe in request.neighborhood]
+    near = [
+        module.tokenizer(f"{probe.prompt} {probe.answer}")["input_ids"]
+        for request in requests
+        for probe in request.neighborhood
+    ]
+    before = [log_probs(tokens) for tokens in near]
     originals = {name: module.lm.get_parameter(name).clone() for name in changes}
     for name, (left, right) in changes.items():
         module.lm.get_parameter(name).add_((left @ right).detach())
-    wanted = [log_probs(p, "Latin") for p in (request.text, *request.paraphrases)]
-    after = [log_probs(probe.prompt, probe.answer)[0] for probe in request.neighborhood]
+    edit = [
+        nll(prompt, request.target_new)
+        for request, prompts in zip(requests, PROMPTS[edit_loss], strict=True)
+        for prompt in prompts
+    ]
+    after = [log_probs(tokens) for tokens in near]
     for name, original in originals.items():
         module.lm.get_parameter(name).copy_(original)
-    nll = [-logits.gather(1, target[:, None]).mean() for logits, target in wanted]
     kl = [(b.exp() * (b - a)).sum(1) for b, a in zip(before, after, strict=True)]
-    edit = 0.5 * nll[0] + 0.25 * nll[1] + 0.25 * nll[2]
-    torch.testing.assert_close(found.edit, edit, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.edit, torch.cat(edit).mean(), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(found.locality, torch.cat(kl).mean(), rtol=1e-3, atol=1e-4)
     assert found.locality > 0
+
+
+def test_a_step_draws_one_paraphrase_and_one_neighbor():
+    drawn = [one_of_each(REQUESTS[1], random.Random(seed)) for seed in range(20)]
+    assert {r.paraphrases for r in drawn} == {(text,) for text in REQUESTS[1].paraphrases}
+    assert {r.neighborhood for r in drawn} == {(probe,) for probe in REQUESTS[1].neighborhood}
+    bare = REQUESTS[1]._replace(paraphrases=(), neighborhood=())
+    assert one_of_each(bare, random.Random(0)) == bare
+
+
+def test_request_without_paraphrases_gives_its_prompt(trained):
+    module, *_ = trained
+    assert module.prompts(REQUESTS[0]._replace(paraphrases=())) == ("He plays the",)
 
 
 def test_validation_scores_are_those_of_the_edits_that_mend_makes(lm, trained):

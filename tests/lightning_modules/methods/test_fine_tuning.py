@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.keeping.journal import read_journal
 from data_modules.records import EditRequest
-from lightning_modules.language_model.layout import oriented, output_weight_name
+from lightning_modules.language_model.layout import blocks, oriented, output_weight_name
 from lightning_modules.language_model.tokens import target_span
 from lightning_modules.methods.fine_tuning import FineTuning, GradientEditor
 from lightning_modules.methods.localized_fine_tuning import LocalizedFineTuning
@@ -254,6 +254,38 @@ class TestLocalized:
         moved = (weight - original).norm()
         assert (steps.weights[-1] - weight).norm() < 1e-2 * moved
 
+    def test_whole_block_is_trained_as_plainly(self, family):
+        lm, rate = tiny_model(family), 0.01
+        editor = attached(LocalizedFineTuning, lm, learning_rate=rate, parameters="block")
+        for _ in range(3):
+            editor.make_edit([REQUEST, OTHER])
+        found = editor.edited.snapshot()
+
+        lm = tiny_model(family)
+        block = dict(blocks(lm)[EDITED_LAYER].requires_grad_().named_parameters())
+        before = {name: weight.detach().clone() for name, weight in block.items()}
+        adam = torch.optim.Adam(block.values(), rate)
+        for _ in range(3):
+            adam.zero_grad()
+            losses = [naive_loss(lm, r, "teacher_forced", end=True) for r in (REQUEST, OTHER)]
+            torch.stack(losses).mean().backward()
+            adam.step()
+        assert len(found) == len(block) > 4
+        for name, value in found.items():
+            short = next(ending for ending in block if name.endswith(f".{ending}"))
+            moved = (block[short] - before[short]).norm()
+            # Adam divides by gradients near 0: a key's bias has none but rounding
+            assert (value - block[short]).norm() < 5e-2 * moved or short.endswith("bias")
+
+    def test_block_of_a_half_precision_model_can_be_undone(self):
+        lm = tiny_model("llama").to(torch.bfloat16)
+        editor = attached(LocalizedFineTuning, lm, parameters="block")
+        before = editor.edited.snapshot()
+        editor.make_edit([REQUEST])
+        assert all(not torch.equal(editor.edited.master(name), old) for name, old in before.items())
+        editor.undo()
+        assert all(torch.equal(editor.edited.master(name), old) for name, old in before.items())
+
     def test_epochs_lower_the_loss(self, tiny_gpt2):
         editor = attached(LocalizedFineTuning, tiny_gpt2, learning_rate=0.02)
         losses = [r["loss"] for r in fit(editor, [REQUEST, OTHER], 2, epochs=12).records]
@@ -319,6 +351,7 @@ class TestLocalized:
             "--model.lm": str(save_tiny(tmp_path / "lm", "gpt2")),
             "--data.path": "requests.json",
             "--data.batch_size": "2",
+            "--data.shuffle": "false",
             "--data.watch_limit": "2",
             "--trainer.max_epochs": "3",
             "--trainer.val_check_interval": "2",

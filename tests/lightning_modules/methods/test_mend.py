@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from data_modules.embedded import embedded_requests
 from data_modules.meta_training import held_out
@@ -171,6 +172,16 @@ def test_hypernetwork_of_another_model_is_refused(tiny_gpt2, tmp_path):
     refusal = "other holds a hypernetwork trained for 'first' with other weights than those of 'x'"
     with pytest.raises(ValueError, match=refusal):
         MEND(str(tmp_path / "other"), lm="x").attach(tiny_gpt2, TOKENIZER)
+
+
+def test_hypernetwork_with_a_linear_last_layer_is_refused(tiny_gpt2, tmp_path):
+    file = tmp_path / "old"
+    save_hypernetwork(file, trained(tiny_gpt2), "x", "0" * 32)
+    about = {"fingerprint": "0" * 32, "lm": "x", "rank": "3", "shapes": "{}"}
+    save_file(load_file(file), file, about)  # as written before the transform was named
+    refusal = "old holds a hypernetwork whose last layer was trained without.*--model.lm x$"
+    with pytest.raises(ValueError, match=refusal):
+        load_hypernetwork(str(file), "x", "0" * 32)
 
 
 @pytest.mark.parametrize("kept", [0, 7, 5000])

@@ -8,7 +8,7 @@ import torch
 from lightning_modules.functional.update_transforms import prune, rect, sphere
 from lightning_modules.methods.fine_tuning import FineTuning
 from lightning_modules.methods.localized_fine_tuning import LocalizedFineTuning
-from tests.published import Largest, Published
+from tests.published import Largest, Published, PublishedMEND
 
 BASES = {"log": math.e, "log2": 2.0, "log1_5": 1.5, "log1_2": 1.2}
 KINDS = {"weight_only": "weight", "as_published": "weight_and_bias"}
@@ -85,3 +85,32 @@ def test_localized_fine_tuning_equals_the_published_one(published, scenario, epo
     expected = published.small["losses"][f"locft.{scenario}"]
     assert losses[: len(expected)] == pytest.approx(expected, rel=2e-3, abs=2e-4)
     assert difference(sketch, published.tensors[f"locft.{scenario}.sketch"]) < 1e-3
+
+
+@pytest.fixture(scope="module")
+def mend(published):
+    editor = PublishedMEND(published)
+    editor.configure_model()
+    return editor
+
+
+def test_moments_of_mend_are_the_published_ones(published, mend):
+    moments = mend.of_gradients.moments
+    deviation = (moments.squares / (moments.seen - 1)).sqrt()
+    assert moments.seen == published.small["mend"]["k"]
+    for ours, name in ((moments.mean, "mean"), (deviation, "std")):
+        parts = [published.tensors[f"mend.state.{side}_{name}"] for side in "uv"]
+        assert difference(ours, torch.cat(parts)) < 1e-5
+
+
+@pytest.mark.parametrize("scenario", ["one", "first", "eight"])
+def test_mend_equals_the_published_one(published, mend, scenario):
+    (requests,) = published.batches(scenario, published.small["cases"])
+    mend.make_edit(requests)
+    (update,) = mend.applied
+    mend.restore()
+    change = update.dense().double()
+    sketch = change @ published.tensors["probe.1024"].double()
+    assert difference(sketch, published.tensors[f"mend.{scenario}.sketch"]) < 1e-4
+    norm = published.small["norms"][f"mend.{scenario}"]
+    assert float(change.norm()) == pytest.approx(norm, rel=1e-4)

@@ -187,6 +187,13 @@ def test_maps_inside_the_mlp_can_be_edited(tiny_llama):
     assert set(editor.history) == {f"moments/32x48/{n}" for n in ("seen", "mean", "squares")}
 
 
+def test_maps_may_have_layers_of_their_own(tiny_llama):
+    maps = {"up_proj": [1, 2], "gate_proj": [0, 1]}
+    names = [update.weight for update in editor_of(tiny_llama, maps=maps).edit(REQUESTS)]
+    inside = [(0, "gate"), (1, "up"), (1, "gate"), (2, "up")]
+    assert names == [f"model.layers.{layer}.mlp.{name}_proj.weight" for layer, name in inside]
+
+
 def test_a_map_that_the_mlp_lacks_is_named(tiny_gpt2):
     with pytest.raises(ValueError, match="has no linear map 'gate_proj', but c_fc, c_proj"):
         editor_of(tiny_gpt2, maps=["gate_proj"])
