@@ -38,7 +38,8 @@ def methods():
         if (
             ours
             and not inspect.isabstract(method)
-            and method not in (Replay, LayerStudy, SpreadEditor)
+            and not issubclass(method, Replay)
+            and method not in (LayerStudy, SpreadEditor)
         ):
             found.append(method)
     return found
