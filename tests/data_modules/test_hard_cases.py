@@ -108,7 +108,7 @@ def test_kinds_are_told_by_their_words():
 
 def test_the_embedded_hard_cases_begin_their_prompts():
     hard = embedded_hard_cases()
-    assert len(hard) == 56
+    assert len(hard) == 30
     assert all(of_hard_kind(request) for request in hard)
     data = HardCasesDataModule(seed=0, sample="normal")
     data.setup("fit")
