@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import lightning as L
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from data_modules.records import EditRequest
@@ -21,10 +22,12 @@ from ..language_model.gradients import (
 )
 from ..language_model.judging import answers, measures, questions
 from ..language_model.layout import blocks, oriented
-from ..language_model.loading import Dtype, artefact_file, fingerprint, load
+from ..language_model.loading import Dtype, artefact_file, fingerprint, is_embedded, load
 from ..language_model.scoring import score
 from ..language_model.targets import place_targets
 from ..language_model.tokens import Span, target_span
+
+EMBEDDED_LAYERS = [1, 2, 3]  # so small a model tells a subject from its neighbors early
 
 
 class Losses(NamedTuple):
@@ -54,7 +57,8 @@ class MENDTraining(L.LightningModule):
 
     Args:
         lm: ``embedded``, a folder, a GGUF file, or a model's name on the hub.
-        layers: edited layers, with all maps of their MLPs; the last three if null.
+        layers: edited layers, with all maps of their MLPs; by default the last three, as in the
+            paper, and 1 to 3 in the embedded model.
         rank: of the hypernetwork's layers.
         edit_weight: c.
         edit_loss: prompts of the NLL: paraphrases, as MEND's authors have it, the edited prompt, as
@@ -104,10 +108,22 @@ class MENDTraining(L.LightningModule):
             return
         self.lm, self.tokenizer = load(self.lm_name, self.dtype_name, self.trust_remote_code)
         self.fingerprint = fingerprint(self.lm, self.tokenizer)
-        layers = range(len(blocks(self.lm)))[-3:] if self.layers is None else self.layers
-        weights = [name for layer in layers for name in mlp_weight_names(self.lm, layer)]
+        weights = [
+            name for layer in self.chosen_layers() for name in mlp_weight_names(self.lm, layer)
+        ]
         shapes = {name: oriented(self.lm, name).shape for name in weights}
         self.hypernetwork = Hypernetwork(shapes, self.rank, self.edit_rate)
+
+    def chosen_layers(self) -> Sequence[int]:
+        """The layers as given; says which ones are taken where none are."""
+        if self.layers is not None:
+            return self.layers
+        last = list(range(len(blocks(self.lm)))[-3:])
+        chosen = EMBEDDED_LAYERS if is_embedded(self.lm_name) else last
+        rank_zero_info(
+            f"MEND is trained for layers {chosen} of {self.lm_name}; or give --model.layers"
+        )
+        return chosen
 
     def changes(
         self, requests: Sequence[EditRequest], observe: bool = False
