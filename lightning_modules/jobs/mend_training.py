@@ -8,12 +8,11 @@ from typing import Any, Literal, NamedTuple
 import lightning as L
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from data_modules.records import EditRequest
 
-from ..editing.hypernetwork import KIND, Hypernetwork, save_hypernetwork
+from ..editing.hypernetwork import KIND, Hypernetwork, save_hypernetwork, trained_layers
 from ..language_model.gradients import (
     changed,
     gradient_factors,
@@ -22,12 +21,10 @@ from ..language_model.gradients import (
 )
 from ..language_model.judging import answers, measures, questions
 from ..language_model.layout import blocks, oriented
-from ..language_model.loading import Dtype, artefact_file, fingerprint, is_embedded, load
+from ..language_model.loading import Dtype, artefact_file, fingerprint, load
 from ..language_model.scoring import score
 from ..language_model.targets import place_targets
 from ..language_model.tokens import Span, target_span
-
-EMBEDDED_LAYERS = [1, 2, 3]  # so small a model tells a subject from its neighbors early
 
 
 class Losses(NamedTuple):
@@ -108,22 +105,10 @@ class MENDTraining(L.LightningModule):
             return
         self.lm, self.tokenizer = load(self.lm_name, self.dtype_name, self.trust_remote_code)
         self.fingerprint = fingerprint(self.lm, self.tokenizer)
-        weights = [
-            name for layer in self.chosen_layers() for name in mlp_weight_names(self.lm, layer)
-        ]
+        layers = trained_layers(self.layers, self.lm_name, len(blocks(self.lm)))
+        weights = [name for layer in layers for name in mlp_weight_names(self.lm, layer)]
         shapes = {name: oriented(self.lm, name).shape for name in weights}
         self.hypernetwork = Hypernetwork(shapes, self.rank, self.edit_rate)
-
-    def chosen_layers(self) -> Sequence[int]:
-        """The layers as given; says which ones are taken where none are."""
-        if self.layers is not None:
-            return self.layers
-        last = list(range(len(blocks(self.lm)))[-3:])
-        chosen = EMBEDDED_LAYERS if is_embedded(self.lm_name) else last
-        rank_zero_info(
-            f"MEND is trained for layers {chosen} of {self.lm_name}; or give --model.layers"
-        )
-        return chosen
 
     def changes(
         self, requests: Sequence[EditRequest], observe: bool = False

@@ -1,6 +1,5 @@
 import random
 from pathlib import Path
-from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -10,7 +9,6 @@ from torch.utils.data import DataLoader
 
 from data_modules.records import EditRequest, Probe
 from lightning_modules.editing.hypernetwork import load_hypernetwork
-from lightning_modules.jobs import mend_training
 from lightning_modules.jobs.mend_training import MENDTraining, one_of_each
 from lightning_modules.methods.mend import MEND
 from tests.tiny import save_tiny
@@ -226,14 +224,3 @@ def test_the_last_three_layers_are_edited_by_default(lm):
     module = MENDTraining(str(lm), rank=2)
     module.configure_model()
     assert len(module.hypernetwork.shapes) == 9
-
-
-@pytest.mark.parametrize(("name", "layers"), [("embedded", [1, 2, 3]), ("org/lm", [0, 1, 2])])
-def test_layers_that_are_not_given_fit_the_model_and_are_named(name, layers, lm, monkeypatch):
-    said = []
-    monkeypatch.setattr(mend_training, "rank_zero_info", said.append)
-    module = MENDTraining(name)
-    module.lm = SimpleNamespace()
-    monkeypatch.setattr(mend_training, "blocks", lambda lm: range(3))
-    assert module.chosen_layers() == layers
-    assert said == [f"MEND is trained for layers {layers} of {name}; or give --model.layers"]
