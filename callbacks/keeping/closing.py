@@ -70,7 +70,7 @@ def _likely_cause(editor: Editor, summary: dict[str, Any], edits: Sequence[dict[
     once = stated_at_edits(edits).stated
     if once:
         how = editor.remedy or f"python train.py fit --config memit-seq.yaml{_model(editor)}"
-        return f"{once} of them after their own edit, which later edits undid; try: {how}"
+        return f"{once} were after their own edit, and later edits undid that; try: {how}"
     if 2 * sum(edit.get("subject_position") == 0 for edit in edits) > len(edits):
         return (
             "the prompts begin with their subjects, at whose last token an edit rarely takes; "
