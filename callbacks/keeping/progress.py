@@ -99,6 +99,16 @@ class EditBar(TQDMProgressBar):
         self.stated = Stated() if trainer.current_epoch else self.stated
         self.train_progress_bar.set_description("Editing")
 
+    def on_test_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Removes the loader's number from the name."""
+        super().on_test_batch_start(trainer, *args)
+        self.test_progress_bar.set_description(self.test_description)
+
+    def finish(self, trainer: L.Trainer) -> None:
+        """Ends the bar, so that the last words of a run begin on a line of their own."""
+        fitting = trainer.state.fn == "fit"
+        (self.train_progress_bar if fitting else self.test_progress_bar).close()
+
     def announce(self, trainer: L.Trainer, what: str | None) -> None:
         """Shows another activity on the current bar; None clears it."""
         if trainer.sanity_checking or trainer.state.fn == "validate":

@@ -10,6 +10,7 @@ from lightning_modules.editing.editor import Editor
 from lightning_modules.editing.replicas import in_turn
 
 from ..keeping.means import harmonic_score, mean_intervals, mean_scores
+from ..keeping.progress import EditBar
 from .retention_table import retention_sentence, retention_table
 
 
@@ -96,6 +97,8 @@ class EditMetrics(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Prints the table of all that was logged, and a sentence."""
+        if isinstance(trainer.progress_bar_callback, EditBar):
+            trainer.progress_bar_callback.finish(trainer)
         found = {name: float(value) for name, value in trainer.callback_metrics.items()}
         rank_zero_info(f"\n{retention_table(found, self.unedited)}\n")
         rank_zero_info(retention_sentence(found, self.unedited))

@@ -29,7 +29,12 @@ def test_sentence_counts_facts():
     [
         ([{"status": "failed", "reason": "loss nan"}], {"applied": 0}, "no edit stands", "nan"),
         ([{}], {"collapsed_at": 2}, "collapsed at edit 2", "--trainer.callbacks+=CollapseGuard"),
-        ([STATED_ONCE, {"subject_position": 0}], {}, "1 were after their own edit", "memit-seq.yaml"),
+        (
+            [STATED_ONCE, {"subject_position": 0}],
+            {},
+            "1 were after their own edit",
+            "memit-seq.yaml",
+        ),
         ([{"subject_position": 0, "value_loss": 0.1}], {}, "begin with their subjects", "precedes"),
         ([{"subject_position": 2, "value_loss": 4.0}], {}, "no search found a value", STUDY),
         ([{"subject_position": 2, "value_loss": 0.1}], {}, "move the model less", STUDY),
