@@ -47,12 +47,13 @@ class EditingCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Passes over a damaged checkpoint before Lightning looks into it.
+        """Expands ``~/``, and passes over a damaged checkpoint before Lightning reads it.
 
         Raises:
             ValueError: if it is damaged and there is no other.
         """
         super().parse_arguments(parser, args)
+        self.config = expanded(self.config)
         options = self.config.get(str(self.config.get("subcommand")))
         if options is not None and options.get("ckpt_path") and Path(options.ckpt_path).is_file():
             options.ckpt_path = str(readable(Path(options.ckpt_path)))
@@ -163,6 +164,19 @@ class SavedConfig(SaveConfigCallback):
             file.parent.mkdir(parents=True, exist_ok=True)
             self.parser.save(self.config, str(file), skip_none=False, overwrite=True)
         self.already_saved = True
+
+
+def expanded(value: Any) -> Any:
+    """The value with the home folder in place of ``~`` in every text that begins with ``~/``."""
+    if isinstance(value, str):
+        return str(Path(value).expanduser()) if value.startswith("~/") else value
+    if isinstance(value, argparse.Namespace):
+        for name, inner in list(vars(value).items()):
+            setattr(value, name, expanded(inner))
+        return value
+    if isinstance(value, dict):
+        return {name: expanded(inner) for name, inner in value.items()}
+    return [expanded(inner) for inner in value] if isinstance(value, list) else value
 
 
 def loggers_of(trainer: argparse.Namespace) -> list[argparse.Namespace]:

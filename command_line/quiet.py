@@ -11,6 +11,7 @@ MESSAGES = re.compile(
     r"TPU available: False"
     r"|.*try installing \["  # advertisements
     r"|`Trainer\(val_check_interval=1\)` was configured"
+    r"|Restoring states from the checkpoint path"  # the next line names it again
     r"|`Trainer.fit` stopped: `max_(epochs|steps)"  # also written of a run that collapsed
 )
 WARNINGS = (

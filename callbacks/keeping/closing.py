@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_modules.editing.editor import Editor
 
-from .edit_lines import Stated
+from .edit_lines import Stated, stated_at_edits
 from .run_folder import folder_of, is_removed
 from .schedule import restores
 from .summary import verdict
@@ -67,6 +67,10 @@ def _likely_cause(editor: Editor, summary: dict[str, Any], edits: Sequence[dict[
     if summary["collapsed_at"] is not None:
         how = editor.remedy or "the same command with --trainer.callbacks+=CollapseGuard"
         return f"the model collapsed at edit {summary['collapsed_at']}; try: {how}"
+    once = stated_at_edits(edits).stated
+    if once:
+        how = editor.remedy or f"python train.py fit --config memit-seq.yaml{_model(editor)}"
+        return f"{once} were after their own edit, and later edits undid that; try: {how}"
     if 2 * sum(edit.get("subject_position") == 0 for edit in edits) > len(edits):
         return (
             "the prompts begin with their subjects, at whose last token an edit rarely takes; "

@@ -208,6 +208,8 @@ class EditJournal(L.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(dict(pl_module.hparams), metrics=final)
+        if isinstance(trainer.progress_bar_callback, EditBar):
+            trainer.progress_bar_callback.finish(trainer)
         close(trainer, pl_module, summary, edits)
 
     def write(self, trainer: L.Trainer, pl_module: Editor) -> None:

@@ -3,12 +3,16 @@
 import math
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_modules.editing.search import ValueSearch
+from lightning_modules.editing.sweep import Sweep
 
 from .edit_lines import Stated, line_of, stated_at_edits
 from .run_folder import folder_of, read_journal
@@ -31,9 +35,12 @@ class EditBar(TQDMProgressBar):
         """Also without a terminal or a notebook."""
         return super().is_disabled or not (sys.stdout.isatty() or "ipykernel" in sys.modules)
 
-    def on_train_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Takes up the count of a resumed run."""
-        super().on_train_start(trainer, *args)
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Takes up the count of a resumed run; hears of the steps of searches."""
+        super().on_train_start(trainer, pl_module)
+        search = getattr(pl_module, "search", None)
+        if isinstance(search, ValueSearch):
+            search.told = partial(self.tell_search, trainer)
         self.began, self.told = time.perf_counter(), 0
         self.stated = stated_at_edits(read_journal(folder_of(trainer)))
 
@@ -52,16 +59,33 @@ class EditBar(TQDMProgressBar):
         else:
             self.train_progress_bar.write(line, file=sys.stdout)
 
+    def tell_search(self, trainer: L.Trainer, wanted: int, found: int, step: int) -> None:
+        """Shows how far the search of several values is."""
+        if wanted > 1:
+            how_far = f"Searching {wanted} values: {found} found, step {step}"
+            self.announce(trainer, how_far if found < wanted else None)
+
     @property
     def sanity_check_description(self) -> str:
         """Describes the pass before the first edit."""
         return "Watching the unedited model"
 
-    def on_validation_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Removes the loader's number from the name."""
-        super().on_validation_batch_start(trainer, *args)
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *args: Any
+    ) -> None:
+        """Removes the loader's number from the name; tells when a sweep's edits are watched."""
+        super().on_validation_batch_start(trainer, pl_module, batch, *args)
+        sweep = getattr(pl_module, "sweep", None)
         if trainer.sanity_checking:
             self.val_progress_bar.set_description(self.sanity_check_description)
+        elif isinstance(sweep, Sweep) and sweep.awaits(batch):
+            self.announce(trainer, f"Watching {len(sweep.made)} edits")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Gives the bar its usual name."""
+        super().on_validation_end(trainer, pl_module)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.announce(trainer, None)
 
     def init_validation_tqdm(self) -> Tqdm:
         """A silent bar while edits are watched; a visible one under ``validate``."""
@@ -74,6 +98,16 @@ class EditBar(TQDMProgressBar):
         super().on_train_epoch_start(trainer, *args)
         self.stated = Stated() if trainer.current_epoch else self.stated
         self.train_progress_bar.set_description("Editing")
+
+    def on_test_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Removes the loader's number from the name."""
+        super().on_test_batch_start(trainer, *args)
+        self.test_progress_bar.set_description(self.test_description)
+
+    def finish(self, trainer: L.Trainer) -> None:
+        """Ends the bar, so that the last words of a run begin on a line of their own."""
+        fitting = trainer.state.fn == "fit"
+        (self.train_progress_bar if fitting else self.test_progress_bar).close()
 
     def announce(self, trainer: L.Trainer, what: str | None) -> None:
         """Shows another activity on the current bar; None clears it."""

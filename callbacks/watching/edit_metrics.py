@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_modules.editing.editor import Editor
 from lightning_modules.editing.replicas import in_turn
 
 from ..keeping.means import harmonic_score, mean_intervals, mean_scores
+from ..keeping.progress import EditBar
+from .retention_table import retention_sentence, retention_table
 
 
 class EditMetrics(L.Callback):
@@ -17,6 +20,8 @@ class EditMetrics(L.Callback):
     def __init__(self) -> None:
         self.efficacy = {"sum": 0.0, "edits": 0}
         self.judged: list[list[dict[str, Any]]] = []
+        self.before: list[list[dict[str, Any]]] = []
+        self.unedited: dict[str, float] = {}
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: Editor, batch: Any, batch_idx: int
@@ -51,14 +56,20 @@ class EditMetrics(L.Callback):
         self.efficacy = dict(state_dict)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Starts a new retention table."""
-        self.judged = []
+        """Starts a new retention table, which takes the place of Lightning's."""
+        self.judged, self.before = [], []
+        trainer.test_loop.verbose = False
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        """Adds the scores of a batch."""
+        """Adds the scores of a batch, and those of the unedited model."""
         self.judged.append(outputs)
+        if pl_module.edited_requests:
+            record, pl_module.record = pl_module.record, {}
+            with pl_module.edited.unedited():
+                self.before.append(pl_module.judge_all(pl_module.tested(batch)))
+            pl_module.record = record
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Logs the mean of each score over all edits, as ``retention/*``, and its interval.
@@ -79,6 +90,18 @@ class EditMetrics(L.Callback):
         score = harmonic_score(mean_scores(judged))
         if score is not None:
             pl_module.log("retention/score", score, batch_size=1)
+        self.unedited = mean_scores([scores for batch in in_turn(self.before) for scores in batch])
+        unedited_score = harmonic_score(self.unedited)
+        if unedited_score is not None:
+            self.unedited["score"] = unedited_score
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Prints the table of all that was logged, and a sentence."""
+        if isinstance(trainer.progress_bar_callback, EditBar):
+            trainer.progress_bar_callback.finish(trainer)
+        found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        rank_zero_info(f"\n{retention_table(found, self.unedited)}\n")
+        rank_zero_info(retention_sentence(found, self.unedited))
 
 
 def log_retained(editor: Editor, judged: Sequence[dict[str, Any]]) -> None:

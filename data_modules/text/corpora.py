@@ -19,6 +19,7 @@ from .files import (
     suffixes_of,
     values,
 )
+from .hub_datasets import look_up_dataset
 
 TEXT_FIELDS = ("text", "Text", "content")
 RECORDS = {".json", ".jsonl", *SHEETS, *TABLES}
@@ -103,12 +104,13 @@ def _text(path: str, value: Value) -> str:
 
 
 def rows(path: str, config: str | None = None, split: str = "train") -> Iterator[dict[str, Any]]:
-    """Records of a split of a hub dataset, streamed.
+    """Records of a split of a hub dataset, streamed; a mistyped path is refused at once.
 
     Raises:
         FileNotFoundError: if no such dataset can be reached.
     """
     try:
+        look_up_dataset(path)
         yield from datasets.load_dataset(path, config, split=split, streaming=True)
     except (datasets.exceptions.DatasetNotFoundError, ConnectionError, OSError) as error:
         raise FileNotFoundError(

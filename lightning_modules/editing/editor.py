@@ -14,6 +14,7 @@ from data_modules.records import EditRequest, WatchedText
 from ..language_model.layout import layer_of, oriented
 from ..language_model.scoring import Scores
 from .edited_weights import EditedWeights, Update
+from .layer_choice import require_given_layers
 from .replicas import Place, Replicas
 from .sweep import Made, Sweep
 from .transforms import UpdateTransform
@@ -77,6 +78,7 @@ class Editor(WatchedModel):
 
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
         """Takes the model to edit, and stores the original of every edited weight."""
+        require_given_layers(self, lm)
         super().attach(lm, tokenizer)
         self.edited = EditedWeights(lm, self.edited_weights())
         self.begin()
@@ -193,10 +195,8 @@ class Editor(WatchedModel):
         """
         if self.transform is not None:
             name = update.weight
-            now, original = (
-                oriented(self.lm, name, weight).to(self.device)
-                for weight in (self.edited.master(name), self.original[name])
-            )
+            pair = self.edited.master(name), self.original[name]
+            now, original = (oriented(self.lm, name, part).to(self.device) for part in pair)
             update = self.transform(update, now, original, self.history)
         self.edited.apply(update)
         self.applied.append(update)

@@ -5,15 +5,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..functional.gradient_transform import GradientTransform
 from ..language_model.gradients import Factors
-from ..language_model.loading import artefact_file
+from ..language_model.loading import artefact_file, is_embedded
 
 KIND = "mend"
+EMBEDDED_LAYERS = [1, 2, 3]  # so small a model tells a subject from its neighbors early
 TRANSFORM = "both layers clamped"  # a file of another transform would compute something else
 
 
@@ -63,6 +65,21 @@ class Hypernetwork(nn.Module):
 
 def _key(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
+
+
+def trained_layers(layers: Sequence[int] | None, lm_name: str, depth: int) -> Sequence[int]:
+    """The layers as given; where none are, the model's usual ones, which are named.
+
+    Args:
+        layers: as the user gave them.
+        lm_name: the model's name.
+        depth: number of the model's layers.
+    """
+    if layers is not None:
+        return layers
+    usual = EMBEDDED_LAYERS if is_embedded(lm_name) else list(range(depth))[-3:]
+    rank_zero_info(f"MEND is trained for layers {usual} of {lm_name!r}; or give --model.layers")
+    return usual
 
 
 def save_hypernetwork(file: Path, hypernetwork: Hypernetwork, lm_name: str, model: str) -> None:

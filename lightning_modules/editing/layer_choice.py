@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from lightning.pytorch.utilities import rank_zero_info
+from transformers import PreTrainedModel
 
+from ..language_model.layout import blocks
 from ..language_model.loading import artefact_file, is_embedded
 
 KIND = "layers"
@@ -90,9 +92,9 @@ def given_layers(editor: Any, layers: T | None, embedded: T) -> T:
     Raises:
         ValueError: if none are named for another model, or the list is empty.
     """
+    editor.layers_left_open = layers is None
     if layers is None and not is_embedded(editor.lm_name):
-        one = "layer" in signature(type(editor)).parameters
-        option, example = ("layer", "N") if one else ("layers", "[N]")
+        option, example = ("layer", "N") if _has_one(editor) else ("layers", "[N]")
         study = ", or auto after a layer study" if hasattr(editor, "auto_width") else ""
         raise ValueError(
             f"{type(editor).__name__} has no default layer in {editor.lm_name!r}: give "
@@ -103,6 +105,24 @@ def given_layers(editor: Any, layers: T | None, embedded: T) -> T:
     if not chosen:
         raise ValueError("layers is empty, so no weight could be edited; name at least one")
     return chosen
+
+
+def require_given_layers(editor: Any, lm: PreTrainedModel) -> None:
+    """Refuses another model than the embedded one for an editor whose layers were left open.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    if getattr(editor, "layers_left_open", False) and not is_embedded(lm.name_or_path):
+        raise ValueError(
+            f"{type(editor).__name__} has no default layer in {lm.name_or_path or 'this model'!r}: "
+            f"give {'layer=N' if _has_one(editor) else 'layers=[N]'}, about a third of the "
+            f"{len(blocks(lm))} layers (docs/layers.md)"
+        )
+
+
+def _has_one(editor: Any) -> bool:
+    return "layer" in signature(type(editor)).parameters
 
 
 def keep_result(lm_name: str, model: str, name: Literal["study", "trace"], result: dict) -> Path:

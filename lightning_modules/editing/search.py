@@ -1,6 +1,7 @@
 """The value search: several requests together, ahead of their edits, compiled."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 
 import torch
@@ -16,10 +17,14 @@ from .replicas import Place
 
 Record = Callable[[Sequence[EditRequest]], Recorded]
 Sought = tuple[Located, FoundValue]
+Told = Callable[[int, int, int], None]
 
 
 class ValueSearch:
     """Finds the value that makes every context of a request answer with its target.
+
+    ``told`` is called at each step with the number of values wanted, of those found, and the
+    step's; at the end all are found.
 
     Args:
         options: how values are searched.
@@ -33,6 +38,7 @@ class ValueSearch:
         self.compiled = compiled
         self.compilation: Compilation | None = None
         self.anchor: float | None = None
+        self.told: Told = untold
         self._ahead: dict[EditRequest, Sought] = {}
 
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, layer: int) -> None:
@@ -57,8 +63,10 @@ class ValueSearch:
         parts = alike(self.tokenizer, requests, self.together)
         for numbers in islice(parts, share.rank, None, share.devices):
             recorded = record([requests[number] for number in numbers])
-            pairs = zip(recorded.located, self._found(recorded), strict=True)
+            found = self._found(recorded, partial(self.told, len(requests), len(sought)))
+            pairs = zip(recorded.located, found, strict=True)
             sought |= zip(numbers, pairs, strict=True)
+        self.told(len(requests), len(requests), 0)
         sought = share.joined(sought, device)
         return [self.anchored(*sought[number]) for number in range(len(requests))]
 
@@ -99,8 +107,12 @@ class ValueSearch:
         """Whether a search ended above its goal."""
         return self.options.stop == "goal" and found.losses[-1] >= self.options.goal
 
-    def _found(self, recorded: Recorded) -> list[FoundValue]:
+    def _found(self, recorded: Recorded, at_step: Callable[[int], None]) -> list[FoundValue]:
         def search() -> list[FoundValue]:
-            return search_values(self.lm, self.layer, recorded, self.options)
+            return search_values(self.lm, self.layer, recorded, self.options, at_step)
 
         return search() if self.compilation is None else self.compilation(search)
+
+
+def untold(wanted: int, found: int, step: int) -> None:
+    """Tells nobody how far a search is."""

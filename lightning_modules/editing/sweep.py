@@ -54,6 +54,10 @@ class Sweep:
         self.current = numbers[0] if numbers else None
         return self.made[numbers[0]] if numbers else None
 
+    def awaits(self, batch: WatchedText) -> bool:
+        """Whether a text has still to be scored under all edits together."""
+        return self.low_rank and tuple(batch.indices) not in self.watched
+
     def watch(
         self, batch: WatchedText, watch: Callable[[WatchedText, int], Scores]
     ) -> Scores | None:
@@ -66,7 +70,7 @@ class Sweep:
         if self.current is None or not self.low_rank:
             return None
         key = tuple(batch.indices)
-        if key not in self.watched:
+        if self.awaits(batch):
             with self.edited.unedited(), edited_apart(self.edited.lm, self._terms()):
                 scores = watch(batch, len(self.made))
             parts = zip(*(part.chunk(len(self.made)) for part in scores), strict=True)

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForTextEncoding, AutoTokenizer
 
 from data_modules.records import EditRequest
 
+from ..language_model.hub_models import look_up_model
 from ..language_model.keys import Keyed
 from ..language_model.loading import Dtype
 from ..language_model.passes import recording
@@ -48,6 +49,7 @@ class EncoderKeys(L.LightningModule):
         if self.lm is not None:
             return
         try:
+            look_up_model(self.lm_name)
             config = AutoConfig.from_pretrained(self.lm_name)
             if config.model_type not in FAMILIES:
                 raise ValueError(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data_modules.records import EditRequest
 
-from ..editing.hypernetwork import KIND, Hypernetwork, save_hypernetwork
+from ..editing.hypernetwork import KIND, Hypernetwork, save_hypernetwork, trained_layers
 from ..language_model.gradients import (
     changed,
     gradient_factors,
@@ -54,7 +54,8 @@ class MENDTraining(L.LightningModule):
 
     Args:
         lm: ``embedded``, a folder, a GGUF file, or a model's name on the hub.
-        layers: edited layers, with all maps of their MLPs; the last three if null.
+        layers: edited layers, with all maps of their MLPs; by default the last three, as in the
+            paper, and 1 to 3 in the embedded model.
         rank: of the hypernetwork's layers.
         edit_weight: c.
         edit_loss: prompts of the NLL: paraphrases, as MEND's authors have it, the edited prompt, as
@@ -104,7 +105,7 @@ class MENDTraining(L.LightningModule):
             return
         self.lm, self.tokenizer = load(self.lm_name, self.dtype_name, self.trust_remote_code)
         self.fingerprint = fingerprint(self.lm, self.tokenizer)
-        layers = range(len(blocks(self.lm)))[-3:] if self.layers is None else self.layers
+        layers = trained_layers(self.layers, self.lm_name, len(blocks(self.lm)))
         weights = [name for layer in layers for name in mlp_weight_names(self.lm, layer)]
         shapes = {name: oriented(self.lm, name).shape for name in weights}
         self.hypernetwork = Hypernetwork(shapes, self.rank, self.edit_rate)

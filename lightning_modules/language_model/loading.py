@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from .gguf_files import gguf_file, load_gguf, read_config, read_tokenizer
+from .hub_models import look_up_model
 from .intact import intact
 from .layout import require_dense_decoder
 from .tokens import fast
@@ -78,6 +79,7 @@ def load_unweighted(
             return read_config(file), fast(read_tokenizer(file), name)
         source = EMBEDDED if name == "embedded" else name
         try:
+            look_up_model(str(source))
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
             require_dense_decoder(config)
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)

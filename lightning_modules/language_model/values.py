@@ -1,6 +1,7 @@
 """From requests to their values: contexts recorded once, then a search in the layers above."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -171,20 +172,27 @@ def _target_places(span: Span, row: int) -> list[tuple[int, int, int]]:
 
 
 def search_values(
-    lm: PreTrainedModel, layer: int, recorded: Recorded, options: ValueSearchOptions
+    lm: PreTrainedModel,
+    layer: int,
+    recorded: Recorded,
+    options: ValueSearchOptions,
+    at_step: Callable[[int], None] | None = None,
 ) -> list[FoundValue]:
     """Per request, the value at the subject that makes every context continue with the target.
 
     The NLL is the mean over contexts of the mean over target tokens. The KL divergence
     ``D(now ‖ before)`` compares the next-token distributions at the essence prompt's subject
-    (Meng et al. 2022, equation 4).
+    (Meng et al. 2022, equation 4). ``at_step`` is called with the number of each step.
     """
     before: Tensor | None = None
+    steps = count(1)
     searching, part = list(range(recorded.requests)), recorded
     index = torch.tensor(searching, device=recorded.rows.device)
 
     def answers(change: Tensor, numbers: Sequence[int]) -> Answers:
         nonlocal before, searching, part, index
+        if at_step is not None:
+            at_step(next(steps))
         if list(numbers) != searching:
             searching, part = list(numbers), recorded.chosen(numbers)
             index = torch.tensor(searching, device=change.device)

@@ -19,6 +19,7 @@ def said(message, logger="lightning.pytorch.utilities.rank_zero"):
         "`Trainer(val_check_interval=1)` was configured so validation will run after every batch.",
         "`Trainer.fit` stopped: `max_epochs=1` reached.",
         "`Trainer.fit` stopped: `max_steps=4` reached.",
+        "Restoring states from the checkpoint path at runs/rome/version_0/checkpoints/last.ckpt",
     ],
 )
 def test_what_is_untrue_or_of_no_use_is_not_said(message):

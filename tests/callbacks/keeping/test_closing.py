@@ -9,6 +9,8 @@ from tests.callbacks.runs import REQUESTS, fit, watching
 SUMMARY = {"stated": {"facts": 3, "stated": 0}, "applied": 3, "collapsed_at": None}
 STUDY = "python train.py fit --config layer-study.yaml --model.lm 'my model'"
 
+STATED_ONCE = {"case_id": 1, "efficacy_exact_match": 1.0, "status": "applied"}
+
 
 def why(edits, lm="my model", remedy="", layers=(1,), **summary):
     editor = SimpleNamespace(lm_name=lm, remedy=remedy, layers=layers)
@@ -27,6 +29,12 @@ def test_sentence_counts_facts():
     [
         ([{"status": "failed", "reason": "loss nan"}], {"applied": 0}, "no edit stands", "nan"),
         ([{}], {"collapsed_at": 2}, "collapsed at edit 2", "--trainer.callbacks+=CollapseGuard"),
+        (
+            [STATED_ONCE, {"subject_position": 0}],
+            {},
+            "1 were after their own edit",
+            "memit-seq.yaml",
+        ),
         ([{"subject_position": 0, "value_loss": 0.1}], {}, "begin with their subjects", "precedes"),
         ([{"subject_position": 2, "value_loss": 4.0}], {}, "no search found a value", STUDY),
         ([{"subject_position": 2, "value_loss": 0.1}], {}, "move the model less", STUDY),

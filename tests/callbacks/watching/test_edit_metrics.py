@@ -3,6 +3,7 @@ import torch
 
 from callbacks.keeping.journal import EditJournal
 from callbacks.keeping.means import harmonic_score, mean_intervals, mean_scores
+from callbacks.watching import edit_metrics
 from callbacks.watching.edit_metrics import EditMetrics
 from lightning_modules.language_model.tokens import target_span
 from lightning_modules.methods.rome import ROME
@@ -139,3 +140,24 @@ def test_a_mean_counts_only_what_has_the_score():
     judged = [{"efficacy": 1.0}, {"efficacy": 0.0, "paraphrase": 0.25}, {"paraphrase": 0.75}, {}]
     assert mean_scores(judged) == {"efficacy": 0.5, "paraphrase": 0.5}
     assert mean_scores([]) == {}
+
+
+@AMONG_OTHER_CALLBACKS
+def test_test_prints_one_table_with_the_unedited_model_and_a_sentence(
+    sequential, monkeypatch, capsys
+):
+    said = []
+    monkeypatch.setattr(edit_metrics, "rank_zero_info", said.append)
+    trainer = trainer_in(sequential.folder, [metrics := EditMetrics()])
+    editor = ROME(lm=sequential.editor.lm_name, **METHOD)
+    trainer.test(editor, data_of(REQUESTS), ckpt_path=sequential.checkpoint(2))
+    assert "retention/" not in capsys.readouterr().out
+    table, sentence = said
+    assert "unedited    edited" in table
+    assert sentence.startswith("The edited model states ")
+    with editor.edited.unedited():
+        unedited = mean_scores([editor.judge(request) for request in REQUESTS[:2]])
+    unedited |= {"score": harmonic_score(unedited)}
+    assert metrics.unedited == pytest.approx(unedited)
+    kept = trainer.callback_metrics["retention/efficacy_magnitude"]
+    assert float(kept) > metrics.unedited["efficacy_magnitude"]

@@ -179,3 +179,13 @@ def test_usual_is_the_stored_layer_or_else_a_third_of_the_depth(said):
 def test_usual_needs_layers_above_the_third(depth):
     with pytest.raises(ValueError, match=f"'some/model' has {depth} layers, too few for an edit"):
         chosen_layers("usual", 5, LM, MODEL, depth)
+
+
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [(ROME, "layer=N"), (MEMIT, r"layers=\[N\]"), (FineTuning, r"layers=\[N\]")],
+)
+def test_a_model_in_memory_has_no_default_layer_either(method, option):
+    asked = rf"no default layer in 'this model': give {option}, about a third of the 3 layers"
+    with pytest.raises(ValueError, match=asked):
+        method().attach(tiny_model("gpt2"), tiny_tokenizer())
