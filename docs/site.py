@@ -75,7 +75,9 @@ def on_page_markdown(markdown: str, page: Page, **options: Any) -> str:
     def inside(link: re.Match[str]) -> str:
         name = link[1].removeprefix("../" * (len(above) + 1))
         moved = name in OUTSIDE and name != link[1]
-        return f"]({'../' * len(above)}{OUTSIDE[name]}" if moved else link[0]
+        return (
+            f"]({'../' * len(above)}{OUTSIDE[name]}" if moved else link[0].replace(".ipynb", ".md")
+        )
 
     return MODULES.sub(lambda rooms: api(rooms[1].split()), LINK.sub(inside, markdown))
 
