@@ -6,7 +6,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run smollm2 test lint docs benchmark methods reproduce torture clean
+.PHONY: help run smollm2 test lint docs pages site benchmark methods reproduce torture clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z0-9.]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,10 +26,17 @@ lint: .venv ## format, lint and types only
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
-docs: .venv ## generate the pages made from the code (docs/journal.md, architecture.svg, families.md)
+docs: pages site ## generate the pages made from the code, then build the site
+
+pages: .venv ## generate docs/journal.md, architecture.svg and families.md from the code
 	.venv/bin/python -m docs.journal
 	.venv/bin/python -m docs.architecture
 	.venv/bin/python -m docs.families
+
+site: export NO_MKDOCS_2_WARNING := 1
+site: .venv/.docs-installed ## build the site into site/; warnings and dead links are errors
+	.venv/bin/mkdocs build
+	@echo "open site/index.html, or with search: .venv/bin/python -m http.server -d site"
 
 benchmark: .venv ## measure speed (docs/performance.md); a quarter of an hour
 	.venv/bin/python -m tests.benchmarks
@@ -55,6 +62,10 @@ clean: ## remove caches; .venv and runs stay
 .venv/.installed: requirements.txt requirements-dev.txt | .venv/bin/python
 	@echo "installing requirements-dev.txt into .venv (PyTorch is large: some minutes)"
 	$(PIP) install -r requirements-dev.txt
+	@touch $@
+
+.venv/.docs-installed: requirements-docs.txt .venv/.installed
+	$(PIP) install -r requirements-docs.txt
 	@touch $@
 
 # Asks each candidate for its version: a pyenv shim may exist for a Python that is not there.

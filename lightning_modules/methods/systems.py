@@ -36,7 +36,7 @@ class System(ABC):
             keys: ``(f, n)``, one column per request.
             residuals: ``(d, n)``, wanted minus present output.
             history: the method's memory of past edits; entries are replaced, never changed in
-            place.
+                place.
         """
 
     def card(self) -> dict[str, Any]:
