@@ -113,7 +113,7 @@ def require_given_layers(editor: Any, lm: PreTrainedModel) -> None:
     Raises:
         ValueError: if it is one.
     """
-    if getattr(editor, "layers_left_open", False) and not is_embedded(lm.name_or_path):
+    if getattr(editor, "layers_left_open", False) and not is_embedded(lm.name_or_path or ""):
         raise ValueError(
             f"{type(editor).__name__} has no default layer in {lm.name_or_path or 'this model'!r}: "
             f"give {'layer=N' if _has_one(editor) else 'layers=[N]'}, about a third of the "
