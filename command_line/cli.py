@@ -19,7 +19,7 @@ from callbacks.keeping.checkpoint import readable
 from callbacks.keeping.export_option import Export, Kind
 from callbacks.keeping.interruption import Interruption
 from callbacks.keeping.resume import LastRun, last_run
-from callbacks.keeping.run_folder import TRIAL, folder_of
+from callbacks.keeping.run_folder import TRIAL, folder_of, read_journal, replace_text
 from callbacks.keeping.schedule import taken_up_here
 from callbacks.watching.collapse import CollapseStopping
 from lightning_modules.editing.watched import WatchedModel
@@ -143,7 +143,11 @@ class EditingCLI(LightningCLI):
 
 
 class SavedConfig(SaveConfigCallback):
-    """Writes ``config.yaml`` into the run's folder, unless another run's is there."""
+    """Writes ``config.yaml`` into the run's folder, unless another run's is there.
+
+    A resumed run's options may be others: the file of before is kept as
+    ``config-to-edit-N.yaml``, where N edits were made with it.
+    """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuses the folder of another run.
@@ -162,7 +166,11 @@ class SavedConfig(SaveConfigCallback):
             )
         if trainer.is_global_zero:
             file.parent.mkdir(parents=True, exist_ok=True)
+            before = file.read_text("utf-8") if file.exists() else None
             self.parser.save(self.config, str(file), skip_none=False, overwrite=True)
+            if before not in (None, file.read_text("utf-8")):
+                edits = len(read_journal(file.parent))
+                replace_text(file.with_stem(f"{file.stem}-to-edit-{edits}"), str(before))
         self.already_saved = True
 
 

@@ -2,16 +2,21 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 from docs.courses import KINDS, MARKS, Job, marks, run
 from docs.tables import SCORES
@@ -21,6 +26,16 @@ METHODS = (  # configs, in the order of the table
     "memit", "memit-seq", "memit-rect", "memit-prune", "memit-sphere",
     "alpha_edit", "encore", "nas", "rls_edit",
 )  # fmt: skip
+MARKS_OF = dict(
+    zip(
+        KINDS,
+        (
+            {"marker": "o", "color": "#1b4965", "markersize": 6},
+            {"marker": "^", "color": "#e07a1f", "markersize": 6, "fillstyle": "none"},
+        ),
+        strict=True,
+    )
+)
 BEGIN, END = "<!-- table: make methods -->", "<!-- end of the table -->"
 
 
@@ -54,38 +69,74 @@ def cell(row: dict[str, Any], mark: int) -> str:
 
 
 def figure(runs: Sequence[dict[str, Any]], file: Path) -> None:
-    """Perplexity and retained efficacy over edits, one column per kind of requests."""
-    picture = Figure(figsize=(11, 7), layout="constrained")
-    panels = picture.subplots(2, 2, sharex=True, sharey="row")
-    for row in runs:
-        number = METHODS.index(row["method"])
-        style = {"color": f"C{number % 10}", "linestyle": "-" if number < 10 else "--"}
-        above, below = panels[:, KINDS.index(row["kind"])]
-        above.plot(*zip(*row["curve"], strict=True), label=row["method"], linewidth=1.2, **style)
-        if row["collapsed"]:
-            above.plot(row["collapsed"], row["limit"], "x", color=style["color"])
-        retained = [(edits, 100 * scores["efficacy"]) for edits, scores in row["retained"]]
-        if retained:
-            below.plot(*zip(*retained, strict=True), marker=".", linewidth=1.2, **style)
-    for panel, kind in zip(panels[0], KINDS, strict=True):
-        panel.axhline(runs[0]["limit"], color="#c1121f", linestyle=":", linewidth=0.8)
-        panel.set(yscale="log", title=kind)
-    start = runs[0]["curve"][0][1]
-    panels[0, 0].set(ylabel="perplexity of watched sentences", ylim=(0.8 * start, 10 * start))
-    panels[1, 0].set(ylabel="efficacy of all edits so far, %", ylim=(-3, 103))
-    ticks = [0, *marks(runs[0]["edits"])]
-    for panel in panels.flat:
-        panel.set_xscale("symlog", linthresh=1)
-        panel.set_xlim(-0.1, 1.2 * ticks[-1])
-        panel.set_xticks(ticks, [str(tick) for tick in ticks])
-        panel.tick_params(axis="x", which="minor", bottom=False)
+    """Who survives and who remembers: a line per method, a mark per kind of requests.
+
+    Methods come in the order of what both kinds leave: surviving ones first, then by efficacy.
+    """
+    names = sorted({row["method"] for row in runs}, key=partial(_worth, runs), reverse=True)
+    picture = Figure(figsize=(9.5, 1.6 + 0.29 * len(names)), layout="constrained")
+    panels = picture.subplots(1, 3, sharey=True)
+    for panel in panels:
         panel.grid(alpha=0.3)
-    lines = {
-        line.get_label(): line for p in panels[0] for line in p.lines if line.get_label()[0] != "_"
-    }
-    picture.supxlabel("edit")
-    picture.legend(lines.values(), lines.keys(), loc="outside right center", frameon=False)
+        panel.tick_params(axis="y", length=0)
+    for row in runs:
+        _dots(panels, row, names.index(row["method"]))
+    survives, healthy, remembers = panels
+    ticks = marks(max(row["edits"] for row in runs))
+    survives.set(title="who survives", xlabel=f"edits until the collapse\n({ticks[-1]}: none)")
+    survives.set_xscale("log")
+    survives.set_xlim(0.8, 1.5 * ticks[-1])
+    survives.set_xticks(ticks, list(map(str, ticks)))
+    survives.xaxis.set_minor_locator(NullLocator())
+    healthy.set(title="how well", xlabel="perplexity after the last edit", xscale="log")
+    healthy.set_xlim(0.8 * runs[0]["curve"][0][1], 1.5 * runs[0]["limit"])
+    healthy.xaxis.set_major_formatter("{x:g}")
+    healthy.xaxis.set_minor_locator(NullLocator())
+    healthy.set_xticks([200, 500, 1000])
+    healthy.axvline(runs[0]["curve"][0][1], color="#8d99ae", linestyle=":", label="unedited")
+    healthy.axvline(runs[0]["limit"], color="#c1121f", linestyle="--", label="collapse")
+    remembers.set(title="who remembers", xlim=(-4, 104))
+    remembers.set_xlabel("efficacy of all edits so far, %\n(faint: before the collapse)")
+    survives.set_yticks(range(len(names)), names)
+    survives.set_ylim(len(names) - 0.4, -0.6)
+    handles = [Line2D([], [], linestyle="", label=kind, **MARKS_OF[kind]) for kind in KINDS]
+    collapsed = Line2D([], [], linestyle="", marker="x", color="#c1121f", label="collapsed")
+    handles += [collapsed, *healthy.get_legend_handles_labels()[0]]
+    picture.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
     picture.savefig(file, dpi=120)
+
+
+def _worth(runs: Sequence[dict[str, Any]], method: str) -> tuple[float, float]:
+    """Survived runs, and efficacy at their ends; of one that collapsed nothing is left."""
+    ends = [_end(row) for row in runs if row["method"] == method and not row["collapsed"]]
+    return len(ends), sum(efficacy for _, efficacy in ends)
+
+
+def _end(row: dict[str, Any]) -> tuple[int, float]:
+    """The last mark at which edits were judged, and their efficacy in per cent."""
+    edits, scores = row["retained"][-1] if row["retained"] else (0, {"efficacy": math.nan})
+    return edits, 100 * scores["efficacy"]
+
+
+def _dots(panels: Sequence[Axes], row: dict[str, Any], line: int) -> None:
+    """A run's three marks; a collapse is a cross, what was judged before it is faint."""
+    collapsed, (last, efficacy) = row["collapsed"], _end(row)
+    look = MARKS_OF[row["kind"]]
+    height = line + 0.18 * (2 * KINDS.index(row["kind"]) - 1)
+    cross = {"marker": "x", "color": "#c1121f", "markersize": 6}
+    survived = collapsed or row["edits"]
+    panels[0].plot([0.8, survived], [height] * 2, color=look["color"], linewidth=0.8, alpha=0.5)
+    panels[0].plot(survived, height, **(cross if collapsed else look))
+    perplexity = min(row["curve"][-1][1], 1.35 * row["limit"])
+    panels[1].plot(perplexity, height, **(cross if collapsed else look))
+    panels[2].plot(efficacy, height, **look, alpha=0.35 if collapsed else 1)
+    if last and last < row["edits"]:
+        side = -1 if efficacy > 50 else 1
+        beside = {"xytext": (7 * side, 0), "textcoords": "offset points", "va": "center"}
+        ends = {1: "left", -1: "right"}
+        panels[2].annotate(
+            f"of {last}", (efficacy, height), **beside, ha=ends[side], fontsize="x-small"
+        )
 
 
 def work(jobs: Sequence[Job], processes: int) -> Iterator[dict[str, Any]]:

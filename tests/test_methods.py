@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from callbacks.watching.collapse import CollapseStopping
 from command_line.configs import CONFIGS
@@ -166,10 +167,26 @@ class TestTable:
     def test_fewer_requests_than_asked_for_are_said_to_be_fewer(self):
         assert cell(row(), 200) == "100 / 50 / 25, 300 (after 10)"
 
-    def test_the_figure_has_a_line_for_each_method(self, tmp_path):
+    def test_the_figure_is_written(self, tmp_path):
         collapsed = row("ft", collapsed=10, curve=[[0, 190.0], [10, float("inf")]], retained=[])
         figure([row(), collapsed, row("memit", "one word first")], tmp_path / "figure.png")
         assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+    def test_the_figure_has_a_line_for_each_method_survivors_that_remember_first(
+        self, tmp_path, monkeypatch
+    ):
+        drawn = []
+        monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
+        forgetful = row("memit", retained=[[1, SCORES], [10, SCORES | {"efficacy": 0.2}]])
+        dead = row("ft", collapsed=4, curve=[[0, 190.0], [4, 5e4]], retained=[[1, SCORES]])
+        figure([dead, forgetful, row()], tmp_path / "figure.png")
+        survives, healthy, remembers = drawn[0].axes
+        assert [label.get_text() for label in survives.get_yticklabels()] == ["rome", "memit", "ft"]
+        ends = [line.get_xdata()[-1] for line in survives.lines if line.get_marker() != "None"]
+        assert ends == [4, 10, 10]
+        assert [line.get_xdata()[0] for line in healthy.lines][:3] == [1350, 300, 300]
+        assert [line.get_xdata()[0] for line in remembers.lines] == [100, 20, 100]
+        assert [text.get_text() for text in remembers.texts] == ["of 1"]
 
 
 class TestCommand:

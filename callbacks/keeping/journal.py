@@ -1,21 +1,19 @@
 """The journal of a run: one line per edit, a summary, and the same figures in the logger."""
 
 import json
-import math
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from data_modules.records import EditRequest
 from lightning_modules.editing.editor import Editor
 from lightning_modules.editing.replicas import Place, gathered
 
 from .closing import close
-from .dashboard import log, purge
+from .dashboard import compare, lay_out, log, purge
 from .edit_lines import stated_at_edits, stated_now
 from .journal_file import JournalFile
 from .progress import EditBar
@@ -29,11 +27,9 @@ from .run_folder import (
     write_json,
 )
 from .schedule import FINISHED, nothing_left, restores, taken_up_here, watched_next
-from .summary import numbers, summarize
+from .summary import summarize
 
 IDENTITY = ("case_id", "subject", "prompt", "target_new", "target_true")
-FINAL = ("applied", "collapsed_at", "final_perplexity", "highest_perplexity", "score")
-QUALITY = ("efficacy", "neighborhood", "paraphrase")
 PACKAGES = ("lightning", "torch", "transformers")
 
 
@@ -199,15 +195,7 @@ class EditJournal(L.Callback):
             "versions": {name: version(name) for name in PACKAGES},
         }
         write_json(folder_of(trainer) / "summary.json", summary)
-        final = numbers({name: summary[name] for name in FINAL} | summary["means"])
-        final = {
-            f"final/{name}": final[name]
-            for name in (*FINAL, *QUALITY)
-            if math.isfinite(final.get(name, math.nan))
-        }
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(dict(pl_module.hparams), metrics=final)
+        compare(trainer, summary, edits)
         if isinstance(trainer.progress_bar_callback, EditBar):
             trainer.progress_bar_callback.finish(trainer)
         close(trainer, pl_module, summary, edits)
@@ -217,6 +205,8 @@ class EditJournal(L.Callback):
         own, pl_module.record = pl_module.record, {}
         records = [record for record in self.all_of(own) if "edit" in record]
         for record in records if trainer.is_global_zero else ():
+            if not self.file.lines:
+                lay_out(trainer, pl_module.baseline | record)
             self.file.add(json.dumps(nullified(record), ensure_ascii=False))
             log(trainer, record, step=record["edit"])
             if isinstance(trainer.progress_bar_callback, EditBar):

@@ -19,7 +19,7 @@ def numbers(record: dict[str, Any]) -> dict[str, float]:
 
 def scores(record: dict[str, Any]) -> dict[str, float]:
     """The record's figures that measure the edit's success."""
-    return {k: v for k, v in numbers(record).items() if place_of(k) == "scores"}
+    return {k: v for k, v in numbers(record).items() if place_of(k).startswith("scores_")}
 
 
 def summarize(edits: list[dict[str, Any]], baseline: dict[str, float]) -> dict[str, Any]:

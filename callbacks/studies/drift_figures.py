@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..watching.figures import ALARM, FAINT, INK
+from ..watching.figures import ALARM, FAINT, INK, SHARP
 
 ROWS, COLUMNS = 192, 384  # of a heat map; larger weights are pooled
 NOTHING = 1e-6  # of the largest singular value: smaller ones are rounding errors
@@ -55,7 +55,9 @@ def heat_maps(panels: Sequence[Panel], columns: int, ceiling: float | None) -> F
     down = len(panels) // across
     largest = max(float(panel.cells.max()) for panel in panels)
     top = ceiling or max(float(panel.cells.quantile(0.99)) for panel in panels) or 1.0
-    figure = Figure(figsize=(max(5.0, 4.2 * across), 0.6 + 2.8 * down), layout="constrained")
+    figure = Figure(
+        figsize=(max(5.0, 4.2 * across), 0.6 + 2.8 * down), dpi=SHARP, layout="constrained"
+    )
     grid = figure.subplots(down, across, squeeze=False)
     for axes, panel in zip(grid.flat, panels, strict=True):
         out, width = panel.shape
@@ -87,10 +89,9 @@ def spectra(edits: Sequence[dict[str, Any]], labels: Sequence[str], single: bool
         labels: of the weights.
         single: whether each edit starts from the original model, so that no line joins them.
     """
-    figure = Figure(figsize=(max(8.0, 4.5 * len(labels)), 4), layout="constrained")
-    for axes, label in zip(
-        figure.subplots(1, len(labels), squeeze=False, sharey=True).flat, labels, strict=True
-    ):
+    figure = Figure(figsize=(4.8, 0.8 + 2.4 * len(labels)), dpi=SHARP, layout="constrained")
+    panels = figure.subplots(len(labels), 1, squeeze=False, sharex=True, sharey=True).flat
+    for axes, label in zip(panels, labels, strict=True):
         suffix = f"_{label}" if len(labels) > 1 else ""
         _spectrum(axes, [e for e in edits if f"drift_spectrum{suffix}" in e], suffix, single)
         axes.set_title(f"layer {label.replace('_', ', ', 1)}", fontsize=9)

@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from ..watching.figures import ALARM, FAINT, INK
+from ..watching.figures import ALARM, FAINT, INK, SHARP
 
 SEED = 42  # of the papers' t-SNE
 USUAL_PERPLEXITY = 30.0
@@ -111,9 +111,9 @@ def key_figure(panels: Sequence[tuple[Panel, list[Cloud]]], method: str, about: 
         method: ``pca`` or ``tsne``.
         about: which requests are ``collapse``.
     """
-    figure = Figure(figsize=(5.6 * len(panels), 5.4), layout="constrained")
+    figure = Figure(figsize=(5.0, 5.0 * len(panels)), dpi=SHARP, layout="constrained")
     for axes, (panel, clouds) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True
     ):
         points = np.concatenate([cloud.points.numpy() for cloud in clouds])
         if panel.unit:

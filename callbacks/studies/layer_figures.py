@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_modules.functional.causal_trace import ROLES
 
-from ..watching.figures import ALARM, CEILING, FAINT, INK
+from ..watching.figures import ALARM, CEILING, FAINT, INK, SHARP
 
 LINES = {"efficacy": "o-", "paraphrase": "s--", "neighborhood": "^:"}
 
@@ -34,8 +34,9 @@ def trace_figure(
         "attention": f"attention outputs, {window} layers around",
     }
     top = max(float(np.nanmax(found.numpy())) for found in effects.values())
-    figure = Figure(figsize=(13, 3.4), layout="constrained")
-    grid = figure.subplots(1, len(effects), sharey=True, squeeze=False)[0]
+    figure = Figure(figsize=(5.2, 1 + 2.1 * len(effects)), dpi=SHARP, layout="constrained")
+    grid = figure.subplots(len(effects), 1, sharex=True, squeeze=False)[:, 0]
+    labels = [f"{role} ({count})" for role, count in zip(ROLES, counts.tolist(), strict=True)]
     step = layers[1] - layers[0] if len(layers) > 1 else 1
     for axes, (kind, found) in zip(grid, effects.items(), strict=True):
         image = axes.imshow(
@@ -47,11 +48,11 @@ def trace_figure(
             interpolation="nearest",
             extent=(layers[0] - step / 2, layers[-1] + step / 2, len(ROLES) - 0.5, -0.5),
         )
-        axes.set(title=titles[kind], xlabel="layer")
+        axes.set_title(titles[kind], fontsize="medium")
+        axes.set_yticks(range(len(ROLES)), labels)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _mark_peak(axes, found.numpy(), layers)
-    labels = [f"{role} ({count})" for role, count in zip(ROLES, counts.tolist(), strict=True)]
-    grid[0].set_yticks(range(len(ROLES)), labels)
+    grid[-1].set_xlabel("layer")
     figure.colorbar(image, ax=list(grid), label="average indirect effect", extend="min")
     return figure
 
@@ -79,24 +80,24 @@ def study_figure(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, float
         rows: by layer, as ``layers.json`` has them.
         baseline: figures of the unedited model.
     """
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
+    figure = Figure(figsize=(4.8, 8.4), dpi=SHARP, layout="constrained")
+    upper, middle, lower = figure.subplots(3, 1, sharex=True)
     for name, line in LINES.items():
-        _curve(left, rows, name, line, INK if name == "efficacy" else "black")
-    left.set(ylabel="mean over edits", ylim=(-0.03, 1.03))
+        _curve(upper, rows, name, line, INK if name == "efficacy" else "black")
+    upper.set(ylabel="mean over edits", ylim=(-0.03, 1.03))
     _curve(middle, rows, "perplexity", "o-", INK, "mean")
     _curve(middle, rows, "perplexity_highest", "x:", ALARM, "worst edit")
     if "perplexity" in baseline:
         middle.axhline(baseline["perplexity"], color=FAINT, linestyle="--", label="unedited")
     middle.set(ylabel="perplexity of watched text")
-    _curve(right, rows, "denominator", "o-", INK, "mean")
-    _curve(right, rows, "denominator_lowest", "x:", ALARM, "lowest")
-    right.set(ylabel="denominator")
-    for axes in (middle, right):
+    _curve(lower, rows, "denominator", "o-", INK, "mean")
+    _curve(lower, rows, "denominator_lowest", "x:", ALARM, "lowest")
+    lower.set(ylabel="denominator")
+    for axes in (middle, lower):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(LogFormatter())
         axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
-    for axes in (left, middle, right):
+    for axes in (upper, middle, lower):
         axes.set(xlabel="edited layer")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)

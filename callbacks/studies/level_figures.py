@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ..watching.figures import ALARM, CEILING, FAINT, INK
+from ..watching.figures import ALARM, CEILING, FAINT, INK, SHARP
 
-COLUMNS = 3
+COLUMNS = 2
 TICK = 4  # levels from one tick of the papers' axis to the next
 TICKS = {  # perplexity at each; the deck of the papers, page 13
     "GPT-2-XL": (68.39, 247.68, 438.55, 644.51, 844.96, 4320.67),
@@ -106,7 +106,9 @@ def levels_figure(
     names = list(dict.fromkeys(name for point in points for name in point["tasks"]))
     columns = min(COLUMNS, len(names))
     rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(3.2 * columns + 1, 2.7 * rows + 1.2), layout="constrained")
+    figure = Figure(
+        figsize=(2.4 * columns + 0.6, 1.8 * rows + 1.4), dpi=SHARP, layout="constrained"
+    )
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
     handles: dict[str, Any] = {}
     for name, axes in zip(names, panels, strict=False):

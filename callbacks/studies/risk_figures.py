@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from ..watching.figures import ALARM, FAINT, INK
+from ..watching.figures import ALARM, FAINT, INK, SHARP
 
 LINES = ("-", "--", ":")
 FLOOR = 1e-4  # lower probabilities are drawn here
@@ -23,13 +23,13 @@ def risk_figure(destroyed: np.ndarray, risks: Mapping[str, np.ndarray], limit: f
         risks: each ``(n,)``, high for dangerous edits; ``collapse_probability`` among them.
         limit: perplexity.
     """
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
+    figure = Figure(figsize=(4.8, 9.6), dpi=SHARP, layout="constrained")
+    upper, middle, lower = figure.subplots(3, 1)
     probability = risks["collapse_probability"]
-    _roc(left, destroyed, risks)
+    _roc(upper, destroyed, risks)
     _histogram(middle, destroyed, probability, limit)
-    _reliability(right, destroyed, probability)
-    for axes in (left, middle, right):
+    _reliability(lower, destroyed, probability)
+    for axes in (upper, middle, lower):
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     return figure

@@ -16,10 +16,10 @@ from ..keeping.means import mean_scores
 from ..keeping.progress import EditBar
 from ..keeping.run_folder import folder_of, read_journal
 from ..keeping.schedule import restores
-from .figures import ALARM, FAINT, INK, publish
+from .figures import ALARM, FAINT, INK, SHARP, publish
 
 AT_ONCE = 200  # items between two updates of the progress bar
-COLUMNS = 4
+COLUMNS = 2
 
 
 class Downstream(L.Callback):
@@ -47,6 +47,7 @@ class Downstream(L.Callback):
             )
         self.every_n_edits = every_n_edits
         self.new_tokens = new_tokens
+        self.chances: dict[str, float] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: Editor, stage: str) -> None:
         """Moves behind the callbacks that judge or undo an edit; leaves if another one counts."""
@@ -66,6 +67,7 @@ class Downstream(L.Callback):
             scores = self.evaluate(trainer, pl_module, in_full=False)
             pl_module.log_dict(logged(scores), batch_size=1)
         elif self.due(trainer, pl_module):
+            self.chances |= chances_of(trainer)
             pl_module.record["tasks"] = self.evaluate(trainer, pl_module, in_full=False)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
@@ -80,11 +82,17 @@ class Downstream(L.Callback):
         """Draws the scores over edits."""
         edits = [edit for edit in read_journal(folder_of(trainer)) if "tasks" in edit]
         if trainer.is_global_zero and edits:
-            chances = {
-                name: chance(items) for name, items in judged(trainer, in_full=False).items()
-            }
+            chances = self.chances | chances_of(trainer)
             figure = tasks_figure(edits, pl_module.baseline, chances, restores(trainer))
             publish(trainer, figure, "tasks")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Scores of random guessing: a resumed run may lack the tasks that its journal has."""
+        return {"chances": dict(self.chances)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores them."""
+        self.chances = dict(state_dict["chances"])
 
     def due(self, trainer: L.Trainer, editor: Editor) -> bool:
         """Whether to evaluate the tasks after the current edit."""
@@ -120,6 +128,11 @@ def judged(trainer: L.Trainer, in_full: bool) -> dict[str, list[TaskItem]]:
     return data.judged(in_full) if hasattr(data, "judged") else {}
 
 
+def chances_of(trainer: L.Trainer) -> dict[str, float]:
+    """Score of random guessing at each of the run's tasks."""
+    return {name: chance(items) for name, items in judged(trainer, in_full=False).items()}
+
+
 def announce(trainer: L.Trainer, what: str | None) -> None:
     """Shows an activity on the progress bar, if there is one; None clears it."""
     if isinstance(trainer.progress_bar_callback, EditBar):
@@ -148,31 +161,36 @@ def tasks_figure(
     Args:
         edits: records of a journal that have tasks.
         baseline: the unedited model's scores, as ``tasks/NAME``.
-        chances: each task's score of random guessing; 0 if absent.
+        chances: each task's score of random guessing, 0 if absent; none if nothing is known.
         single: whether each edit starts from the original model, so that no line joins them.
     """
     names = list(dict.fromkeys(name for edit in edits for name in edit["tasks"]))
     columns = min(COLUMNS, len(names))
     rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(2.6 * columns + 1, 2.3 * rows + 1), layout="constrained")
+    figure = Figure(
+        figsize=(2.2 * columns + 0.6, 1.5 * rows + 1.1), dpi=SHARP, layout="constrained"
+    )
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
     for name, axes in zip(names, panels, strict=False):
         _draw(axes, [edit for edit in edits if name in edit["tasks"]], name, single)
         if f"tasks/{name}" in baseline:
             unedited = baseline[f"tasks/{name}"]
             axes.axhline(unedited, color=FAINT, linestyle=":", label="unedited")
-        axes.axhline(chances.get(name, 0.0), color=INK, linestyle="--", lw=1, label="random guess")
+        if chances:
+            guess = chances.get(name, 0.0)
+            axes.axhline(guess, color=INK, linestyle="--", lw=1, label="random guess")
         axes.set(title=name, ylim=(-0.05, 1.05))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(nbins=5, integer=True)
         axes.grid(alpha=0.3)
     for number, axes in enumerate(panels[len(names) :], len(names)):
         axes.set_axis_off()
         panels[number - columns].tick_params(labelbottom=True)
-    figure.supxlabel("edit")
+    for axes in panels[: len(names)][-columns:]:
+        axes.set_xlabel("edit")
     figure.supylabel("accuracy, exact match or F1")
     entries = {str(line.get_label()): line for axes in panels for line in axes.get_lines()}
     figure.legend(
-        list(entries.values()), list(entries), loc="outside upper center", ncols=4, frameon=False
+        list(entries.values()), list(entries), loc="outside upper center", ncols=2, frameon=False
     )
     return figure
 

@@ -1,20 +1,27 @@
 """Figures of a run, in TensorBoard and as PNG files in its folder."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import lightning as L
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from data_modules.records import one_word_first
 from lightning_modules.editing.editor import Editor
 
 from ..keeping.dashboard import show
+from ..keeping.hyper_parameters import in_words
 from ..keeping.run_folder import folder_of, read_journal
 from ..keeping.schedule import restores
 
+SHARP = 150  # dots per inch
 CEILING = 1e100  # an infinite perplexity is drawn here, and whatever a logarithmic axis cannot show
+FEW = 40  # edits that are drawn as points too, since a single one makes no line
+DECADES = 1000  # the ratio of two perplexities from which an axis has powers of ten only
+WIDE = (4.8, 3.4)  # inches; TensorBoard shows it so narrow that a wider one cannot be read
 INK, ALARM, FAINT = "#1b4965", "#c1121f", "#8d99ae"
 
 
@@ -45,9 +52,9 @@ def health_figure(
     """
     refused = [edit for edit in edits if edit.get("status") == "rolled_back"]
     edits = [edit for edit in edits if edit not in refused]
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    figure = Figure(figsize=WIDE, dpi=SHARP, layout="constrained")
     axes = figure.subplots()
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     finite = [min(edit["perplexity"], CEILING) for edit in edits]
     numbers = [edit["edit"] for edit in edits]
     for (style, label), chosen in marks(edits, single).items():
@@ -63,7 +70,8 @@ def health_figure(
     if not single and collapsed:
         name, collapsed = f"first collapse, at edit {numbers[collapsed[0]]}", collapsed[:1]
     drawn = [numbers[n] for n in collapsed], [finite[n] for n in collapsed]
-    axes.plot(*drawn, "x", color=ALARM, markersize=9, label=name)
+    if collapsed:
+        axes.plot(*drawn, "x", color=ALARM, markersize=9, label=name)
     if refused:
         axes.plot(
             [edit["edit"] for edit in refused],
@@ -75,6 +83,7 @@ def health_figure(
         )
     case = "case, by its place in the data" if single else "edit"
     axes.set(yscale="log", xlabel=case, ylabel="perplexity of watched text")
+    few_ticks(axes.yaxis)
     axes.grid(alpha=0.3)
     axes.legend(loc="best", frameon=False)
     return figure
@@ -83,18 +92,46 @@ def health_figure(
 def marks(edits: list[dict[str, Any]], single: bool) -> dict[tuple[str, str], list[int]]:
     """Positions of the edits that share a line style and a label."""
     kinds: dict[tuple[str, str], list[int]] = {}
+    line = "o-" if len(edits) <= FEW else "-"
     for place, edit in enumerate(edits):
         if single and one_word_first(str(edit.get("prompt")), str(edit.get("subject"))):
             kind = "^", "after the edit, subject one word that begins the prompt"
         else:
-            kind = "." if single else "-", "after the edit"
+            kind = "." if single else line, "after the edit"
         kinds.setdefault(kind, []).append(place)
     return kinds
 
 
+def few_ticks(axis: Axis) -> None:
+    """Gives a logarithmic axis few labels: 1, 2 and 5, or some powers of ten if it is long."""
+    low, high = axis.get_view_interval()
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
+    if high / low < DECADES:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+    else:
+        axis.set_major_locator(LogLocator(numticks=6))
+
+
+def headline(model: L.LightningModule) -> str:
+    """What a picture is of: method, model and layers."""
+    card: dict[str, Any] = model.card() if hasattr(model, "card") else {}
+    layers = in_words(card.get("layers", []))
+    named = [Path(card["lm"]).name] if "lm" in card else []
+    where = [f"layer{'s' * (not layers.isdigit())} {layers}"] if layers else []
+    return ", ".join([card.get("method", type(model).__name__), *named, *where])
+
+
 def publish(trainer: L.Trainer, figure: Figure, name: str) -> None:
-    """Sends a figure to the loggers and writes it as ``NAME.png`` to the run's folder."""
+    """Names method and model on a figure, sends it to the loggers and writes ``NAME.png``."""
+    title = headline(trainer.lightning_module)
+    if figure.legends:  # a legend of the whole figure stands where its title would
+        figure.legends[0].set_title(title)
+    else:
+        parts = [title, figure.get_suptitle()]
+        figure.suptitle("\n".join(part for part in parts if part), fontsize="medium")
     file = folder_of(trainer) / f"{name}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=120)
+    figure.savefig(file, dpi=SHARP)
     show(trainer, figure, name)

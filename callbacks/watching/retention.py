@@ -17,7 +17,7 @@ from ..keeping.means import mean_scores
 from ..keeping.run_folder import folder_of, read_journal, write_json
 from ..keeping.schedule import restores
 from ..keeping.summary import summarize
-from .figures import ALARM, INK, publish
+from .figures import ALARM, INK, SHARP, publish
 
 PROMPTS = {
     "paraphrase": "paraphrases",
@@ -165,7 +165,7 @@ def retention_figure(
         for edit, score in zip(edits, row["scores"], strict=False):
             line[edit - 1] = np.nan if score is None else score
     times = [row["edit"] for row in rows]
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(5.2, 3.8), dpi=SHARP, layout="constrained")
     axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(5, 1))
     axes.patch.set(facecolor="white", edgecolor="0.85", hatch="////")
     lowest = -1 if metric.endswith("magnitude") else 0

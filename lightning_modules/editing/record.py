@@ -47,8 +47,11 @@ def find(name: str) -> Known | None:
 
 
 def place_of(name: str) -> str:
-    """The place of a figure on the dashboard, whoever has declared it."""
-    known = find(name)
+    """The place of a figure on the dashboard, whoever has declared it.
+
+    A score before the edit has that of the score.
+    """
+    known = find(name.removesuffix("_before"))
     return known.place if known is not None else "edit"
 
 

@@ -65,6 +65,9 @@ GROUPS = (
               "The new answer.", "EditJournal", "CounterFact"),
         Field("target_true", str | list, "empty if unknown",
               "The answer before the edit.", "EditJournal", "CounterFact"),
+        Field("says_before", str | list, "a few tokens",
+              "The model's greedy continuation of the prompt before the edit.", "Sayings"),
+        Field("says", str | list, "a few tokens", "The same after the edit.", "Sayings"),
         Field("test_prefix", dict, "case id to template",
               "The context before the prompt in the evaluation.", "KeyValueEditor", f"{FALL}, 5"),
     )),
@@ -95,7 +98,7 @@ GROUPS = (
               "Probability, calibrated on a sweep, that the edit destroys the model.",
               "RankOneEditor"),
     )),
-    Group("Edit quality", "scores", (
+    Group("Edit quality: two answers compared", "scores_rome", (
         Field("efficacy", NUMBER, SHARE,
               "Share of the prompts with P(new) > P(true), by mean log-probability per token.",
               "EditMetrics", DUEL),
@@ -109,21 +112,28 @@ GROUPS = (
               "with P(new) > P(true).", "EditMetrics", DUEL),
         Field("GROUP_magnitude", NUMBER, "-1 to 1",
               "Mean difference of the two probabilities.", "EditMetrics", DUEL),
+        Field("SCORE_before", NUMBER, "as after the edit",
+              "Any score of this table and the next two, immediately before the edit; on the "
+              "dashboard it is beside that score.", "EditMetrics"),
+    )),
+    Group("Edit quality: tokens under teacher forcing", "scores_easyedit", (
         Field("GROUP_token_accuracy", NUMBER, SHARE,
               "Share of the wanted answer's tokens that are the greedy choice, under teacher "
               "forcing.", "EditMetrics", FORCED),
-        Field("GROUP_exact_match", NUMBER, SHARE,
-              "Share of the answers whose tokens are all the greedy choice.", "EditMetrics"),
         Field("neighborhood_agreement", NUMBER, SHARE,
               "Share of the greedy tokens at the neighbors' answers that are also the unedited "
               "model's.", "EditMetrics", "EasyEdit's locality"),
         Field("portability_token_accuracy", NUMBER, SHARE,
               "Token accuracy on prompts about what follows from the new fact.",
               "EditMetrics", "EasyEdit's portability"),
+    )),
+    Group("Edit quality: whole answers, greedy", "scores_exact", (
+        Field("GROUP_exact_match", NUMBER, SHARE,
+              "Share of the answers whose tokens are all the greedy choice.", "EditMetrics"),
         Field("portability_exact_match", NUMBER, SHARE,
               "Share of these answers whose tokens are all the greedy choice.", "EditMetrics"),
-        Field("SCORE_before", NUMBER, "as after the edit",
-              "Any score above, immediately before the edit.", "EditMetrics"),
+    )),
+    Group("Edit quality: free generation", "scores_generation", (
         Field("PROMPT_generation[_CONTEXT]", NUMBER, SHARE,
               "Share of the prompts whose generated text begins with the target; also in one of "
               "the Mirage's contexts.", "GenerationMetrics", MIRAGE),
@@ -178,7 +188,7 @@ GROUPS = (
               "Loss of the targets, as last computed.", "GradientEditor"),
         Field("steps", int, "from 0", "Gradient steps taken.", "FineTuning"),
     )),
-    Group("Cost", "edit", (
+    Group("Cost", "cost", (
         Field("seconds_edit", NUMBER, "seconds",
               "Time of the edit; in a sweep its share of the edits made together.", "Editor"),
         Field("seconds_watch", NUMBER, "seconds",

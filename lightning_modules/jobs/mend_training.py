@@ -39,7 +39,7 @@ class MENDTraining(L.LightningModule):
 
     Each batch is one edit of the original model. The loss is ``c · NLL + KL``: the mean NLL of the
     new targets' tokens, and the KL divergence, before to after, at every token of a neighbor's
-    prompt and answer. Each training step draws one paraphrase and one neighbor of a request. The
+    prompt and answer. A training step draws one paraphrase and one neighbor of a request. The
     gradients that enter an edit are constants; nothing is differentiated twice. Validation
     (``val/…``) evaluates each request as a single edit, and the file that MEND reads holds the best
     hypernetwork by ``val/loss``.
@@ -61,6 +61,8 @@ class MENDTraining(L.LightningModule):
         edit_loss: prompts of the NLL: paraphrases, as MEND's authors have it, the edited prompt, as
             The Butterfly Effect's code and EasyEdit have it, or both. A request without
             paraphrases gives its prompt.
+        draws: of a request's paraphrases and neighbors in a training step: ``one`` of each, as
+            published, or ``all``, which a short training needs.
         edit_rate: initial learning rate of an edit; learned per weight.
         learning_rate: Adam's.
         rate_learning_rate: Adam's for the edit rates.
@@ -76,6 +78,7 @@ class MENDTraining(L.LightningModule):
         rank: int = 1920,
         edit_weight: float = 0.1,
         edit_loss: Literal["paraphrases", "prompt", "both"] = "paraphrases",
+        draws: Literal["one", "all"] = "one",
         edit_rate: float = 1e-4,
         learning_rate: float = 1e-6,
         rate_learning_rate: float = 1e-4,
@@ -90,6 +93,7 @@ class MENDTraining(L.LightningModule):
         self.rank = rank
         self.edit_weight = edit_weight
         self.edit_loss = edit_loss
+        self.draws = draws
         self.edit_rate = edit_rate
         self.learning_rate = learning_rate
         self.rate_learning_rate = rate_learning_rate
@@ -172,7 +176,8 @@ class MENDTraining(L.LightningModule):
     def training_step(self, batch: Sequence[EditRequest], batch_idx: int) -> Tensor:
         """The loss of one edit."""
         draw = random.Random(f"{self.current_epoch}/{batch_idx}")  # the same after a resume
-        drawn = [one_of_each(request, draw) for request in batch]
+        one = self.draws == "one"
+        drawn = [one_of_each(request, draw) for request in batch] if one else batch
         losses = self.losses(drawn, self.changes(batch, observe=True))
         loss = self.edit_weight * losses.edit + losses.locality
         self.log_dict(

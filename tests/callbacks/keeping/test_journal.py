@@ -6,6 +6,8 @@ import lightning as L
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from callbacks.keeping.dashboard import tag
 from callbacks.keeping.journal import read_journal
@@ -182,7 +184,7 @@ def test_scalars_stand_on_the_axis_of_edits_with_the_baseline_at_zero(sequential
     values = [sequential.editor.baseline["perplexity"], *sequential.column("perplexity")]
     assert [point.value for point in points] == pytest.approx(values, rel=1e-6)
     assert [point.step for point in events.Scalars("edit/denominator")] == [1, 2, 3, 4]
-    assert [point.step for point in events.Scalars("scores/efficacy_before")] == [1, 2, 4]
+    assert [point.step for point in events.Scalars("scores_rome/efficacy_before")] == [1, 2, 4]
     assert [point.value for point in events.Scalars("health/collapsed")] == [0.0] * 4
 
 
@@ -194,6 +196,21 @@ def test_requests_hyperparameters_and_the_figure_are_on_the_dashboard(events):
     assert events.PluginTagToContent("hparams").keys() >= {"_hparams_/session_start_info"}
     assert tags["images"] == ["health"]
     assert {"final/efficacy", "final/final_perplexity"} <= set(tags["scalars"])
+    (start,) = [
+        HParamsPluginData.FromString(found).session_start_info.hparams
+        for found in [events.PluginTagToContent("hparams")["_hparams_/session_start_info"]]
+    ]
+    assert start["method"].string_value == "ROME"
+    assert start["layers"].string_value == "0"
+    assert start["data.requests"].number_value == 4
+
+
+def test_the_dashboard_has_a_layout_and_the_requests_at_a_glance(events):
+    (content,) = events.Tensors("custom_scalars__config__")
+    layout = Layout.FromString(content.tensor_proto.string_val[0])
+    assert [part.title for part in layout.category] == ["Health", "Edit quality", "Keys", "Cost"]
+    (edits,) = events.Tensors("edits/text_summary")
+    assert len(edits.tensor_proto.string_val[0].decode().splitlines()) == 2 + len(REQUESTS)
 
 
 def test_a_logger_without_room_for_metrics_beside_hyperparameters_will_do(lm, tmp_path):
@@ -221,10 +238,12 @@ def test_a_folder_without_a_journal_has_no_edits(tmp_path):
     [
         ("log_perplexity", "health/log_perplexity"),
         ("collapse_limit", "health/collapse_limit"),
-        ("neighborhood_magnitude_before", "scores/neighborhood_magnitude_before"),
-        ("portability_exact_match", "scores/portability_exact_match"),
-        ("generation_entropy", "scores/generation_entropy"),
+        ("neighborhood_magnitude_before", "scores_rome/neighborhood_magnitude_before"),
+        ("portability_exact_match", "scores_exact/portability_exact_match"),
+        ("generation_entropy", "scores_generation/generation_entropy"),
+        ("paraphrase_token_accuracy_before", "scores_easyedit/paraphrase_token_accuracy_before"),
         ("update_norm", "edit/update_norm"),
+        ("seconds_edit", "cost/seconds_edit"),
     ],
 )
 def test_figures_are_grouped_on_the_dashboard(name, place):

@@ -252,6 +252,27 @@ def test_a_resumed_run_is_judged_as_if_it_had_not_been_killed(lm, run, tmp_path)
     assert resumed.summary["baseline"]["tasks/mmlu"] == run.editor.baseline["tasks/mmlu"]
 
 
+def test_a_resumed_run_without_tasks_draws_the_random_guesses_of_before(run, monkeypatch):
+    known = next(c for c in run.trainer.callbacks if isinstance(c, Downstream))
+    resumed, drawn = Downstream(1, 8), []
+    resumed.load_state_dict(known.state_dict())
+    monkeypatch.setattr("callbacks.watching.downstream.publish", lambda _, f, name: drawn.append(f))
+    monkeypatch.setattr(run.trainer.datamodule, "task_items", {})
+    resumed.on_train_end(run.trainer, run.editor)
+    guesses = {
+        axes.get_title(): line.get_ydata()[0]
+        for axes in drawn[0].axes
+        for line in axes.get_lines()
+        if line.get_label() == "random guess"
+    }
+    assert guesses["mmlu"] == known.chances["mmlu"] > 0
+
+
+def test_a_score_whose_random_guess_is_unknown_has_no_line_for_it():
+    (axes,) = tasks_figure([{"edit": 1, "tasks": {"piqa": 0.5}}], {}, {}).axes
+    assert [line.get_label() for line in axes.get_lines()] == ["after the edit"]
+
+
 def test_the_bar_says_what_is_judged(lm, tmp_path, capsys):
     callbacks = [*watching(), Downstream(1, 8), EditBar()]
     logger = CSVLogger(tmp_path, name="")

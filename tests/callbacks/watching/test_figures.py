@@ -1,8 +1,10 @@
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from callbacks.watching.figures import HealthFigure, health_figure
+from callbacks.watching.figures import HealthFigure, health_figure, publish
 from tests.callbacks.runs import fit, watching
 
 EDITS = [
@@ -45,6 +47,36 @@ def test_edits_that_were_taken_back_stand_beside_the_curve():
     assert drawn["taken back (1)"].get_xydata().tolist() == [[3, 900]]
     assert drawn["after the edit"].get_xydata().tolist() == [[1, 30], [2, 1e100], [5, 40]]
     assert "first collapse, at edit 2" in drawn
+
+
+def test_one_edit_is_a_point_that_can_be_seen_and_a_healthy_run_has_no_cross():
+    drawn = lines(health_figure(EDITS[:1], {"perplexity": 25.0, "collapse_limit": 1000.0}))
+    assert drawn["after the edit"].get_marker() == "o"
+    assert drawn.keys() == {"after the edit", "unedited", "collapse above 1000"}
+
+
+def test_a_long_run_is_a_plain_line():
+    drawn = lines(health_figure([{"edit": n, "perplexity": 9.0 + n} for n in range(1, 99)], {}))
+    assert drawn["after the edit"].get_marker() == "None"
+
+
+@pytest.mark.parametrize("highest", [60.0, 1e16, math.inf])
+def test_the_perplexity_axis_has_a_few_labels(highest):
+    (axes,) = health_figure([*EDITS[:1], {"edit": 2, "perplexity": highest}], {}).axes
+    low, high = axes.get_ylim()
+    labels = [tick for tick in axes.get_yticks() if low <= tick <= high]
+    assert 2 <= len(labels) <= 7
+    assert len(axes.get_yticks(minor=True)) == 0
+
+
+def test_a_published_figure_names_method_model_and_layer(sequential, tmp_path):
+    figure = health_figure(EDITS, {})
+    figure.suptitle("a study")
+    place = SimpleNamespace(logger=None, loggers=[], default_root_dir=tmp_path)
+    publish(SimpleNamespace(**vars(place), lightning_module=sequential.editor), figure, "x")
+    name = Path(sequential.editor.lm_name).name
+    assert figure.get_suptitle() == f"ROME, {name}, layer 0\na study"
+    assert (tmp_path / "x.png").stat().st_size > 5000
 
 
 def test_single_edits_are_not_joined():
