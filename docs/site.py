@@ -124,6 +124,6 @@ def mathml(formula: re.Match[str]) -> str:
     """
     text = html.unescape(formula[2])
     drawn = convert(text, display="block" if formula[1] == "div" else "inline")
-    if "\\" in drawn or "<mi>&" in drawn:
+    if "\\" in drawn or "<mi>&</mi>" in drawn:
         raise PluginError(f"latex2mathml does not know a part of the formula {text.strip()!r}")
     return drawn
