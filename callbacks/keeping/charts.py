@@ -7,7 +7,8 @@ from typing import Any
 Layout = dict[str, dict[str, list[Any]]]
 
 LIMIT = "health/log_collapse_limit"
-CHARTS = {  # category, chart: the tags of its lines, as regular expressions
+Charts = dict[str, tuple[str, ...]]  # the tags of each chart's lines, as regular expressions
+CHARTS: dict[str, Charts] = {  # by category
     "Health": {
         "log perplexity of watched text, and the collapse limit (nats)": (
             "health/log_perplexity",

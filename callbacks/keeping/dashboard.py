@@ -22,7 +22,8 @@ LARGEST = float(np.finfo(np.float32).max)  # in which TensorBoard stores a scala
 
 def log(trainer: L.Trainer, record: dict[str, Any], step: int) -> None:
     """Sends a record's figures, and its request as text, to every logger."""
-    limit = trainer.lightning_module.baseline.get("collapse_limit")
+    baseline: Any = trainer.lightning_module.baseline
+    limit = baseline.get("collapse_limit")
     for logger in trainer.loggers:
         logger.log_metrics(points(record, limit), step=step)
         if "prompt" in record and isinstance(logger, TensorBoardLogger):
@@ -80,7 +81,7 @@ def show(trainer: L.Trainer, figure: Figure, name: str) -> None:
     """Sends a figure to every logger that takes images, through its own interface."""
     step = trainer.global_step
     for logger in trainer.loggers:
-        experiment = getattr(logger, "experiment", None)
+        experiment: Any = getattr(logger, "experiment", None)
         if hasattr(experiment, "add_figure"):  # TensorBoard
             experiment.add_figure(name, figure, step)
         elif hasattr(logger, "log_image"):  # Weights & Biases

@@ -116,7 +116,8 @@ def few_ticks(axis: Axis) -> None:
 
 def headline(model: L.LightningModule) -> str:
     """What a picture is of: method, model and layers."""
-    card: dict[str, Any] = model.card() if hasattr(model, "card") else {}
+    known: Any = getattr(model, "card", dict)
+    card = known()
     layers = in_words(card.get("layers", []))
     named = [Path(card["lm"]).name] if "lm" in card else []
     where = [f"layer{'s' * (not layers.isdigit())} {layers}"] if layers else []
