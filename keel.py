@@ -16,7 +16,7 @@ from data_modules.forms.readers import read_requests, requests_of
 from data_modules.records import EditRequest
 from data_modules.selection import batches_of, doubts
 from lightning_modules.editing.editor import Editor
-from lightning_modules.editing.in_memory import Report, lent
+from lightning_modules.editing.in_memory import EditReport, lent
 
 Facts = str | Sequence[EditRequest | dict[str, Any]]
 
@@ -29,7 +29,7 @@ def edited(
     method: str | type[Editor] = "MEMIT",
     batch_size: int | None = None,
     **options: Any,
-) -> Iterator[Report]:
+) -> Iterator[EditReport]:
     """The model with edited facts, inside the block; after it the model is what it was.
 
     Weights come back bit for bit, also after an exception, unless ``report.keep()`` was called.
@@ -59,7 +59,7 @@ def edited(
         for fault in (fault for request in requests for fault in faults_of(request, reach)):
             raise ValueError(fault)
         editor.prepare()
-        report = Report(editor, requests)
+        report = EditReport(editor, requests)
         try:
             report.make(batches_of(requests, batch_size or len(requests)))
             yield report
@@ -70,7 +70,7 @@ def edited(
 
 def apply(
     lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, facts: Facts, **options: Any
-) -> Report:
+) -> EditReport:
     """Edits facts for good, as :func:`edited` does for a block; ``report.undo()`` undoes them."""
     with edited(lm, tokenizer, facts, **options) as report:
         report.keep()

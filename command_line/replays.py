@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from data_modules.edit_requests import EditingDataModule
+from lightning_modules.editing.ledger import files_of
 from lightning_modules.editing.watched import WatchedModel
 from lightning_modules.jobs.replay import Replay
 
@@ -35,6 +36,8 @@ def complete(options: argparse.Namespace) -> None:
     take(replay, arguments(run, "model"), OF_MODEL, WatchedModel)
     if "path" in data and data.path is None:
         take(data, arguments(run, "data"), OF_DATA, EditingDataModule)
+        for ledger in ledgers:
+            files_of(Path(ledger))  # the reader of requests would call for a file
         data.path = replay.ledger
 
 

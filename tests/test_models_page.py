@@ -78,6 +78,7 @@ def test_a_course_edits_all_facts_and_keeps_what_was_said_before(tmp_path, monke
     given = f"--model.lm {lm} --data.path {tmp_path}/facts.json"
     monkeypatch.setattr(models, "GIVEN", f"{given} --trainer.enable_progress_bar false")
     options = ["--model.second_moment", "identity", "--model.contexts", "{5: 1}"]
+    options += ["--model.layer", "1"]
     made = course("c_rome.yaml", [*options, "--data.watch_limit", "2"])
     assert [edit["subject"] for edit in made.journal] == ["Rome"]
     assert made.summary["edits"] == len(made.before.bare) == len(made.after.chat) == 1

@@ -86,13 +86,17 @@ class Downstream(L.Callback):
             figure = tasks_figure(edits, pl_module.baseline, chances, restores(trainer))
             publish(trainer, figure, "tasks")
 
-    def state_dict(self) -> dict[str, Any]:
-        """Scores of random guessing: a resumed run may lack the tasks that its journal has."""
-        return {"chances": dict(self.chances)}
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keeps scores of random guessing: a resumed run may lack the tasks of its journal."""
+        checkpoint["chances"] = checkpoint.get("chances", {}) | self.chances
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Restores them."""
-        self.chances = dict(state_dict["chances"])
+        self.chances = dict(checkpoint.get("chances", {}))
 
     def due(self, trainer: L.Trainer, editor: Editor) -> bool:
         """Whether to evaluate the tasks after the current edit."""

@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
         return f"{asked}: {mark}. It said {self.before!r} and says {self.now!r}."
 
 
-class Report(Sequence[Outcome]):
+class EditReport(Sequence[Outcome]):
     """The outcome of each fact, in their order; ``print`` shows all of them.
 
     Args:

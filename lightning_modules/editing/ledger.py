@@ -136,6 +136,17 @@ def shards(run: Path) -> list[Path]:
     return own
 
 
+def files_of(run: Path) -> list[Path]:
+    """The files of a run's ledger.
+
+    Raises:
+        FileNotFoundError: if there is no ledger.
+    """
+    if files := shards(run):
+        return files
+    raise FileNotFoundError(f"{run} holds no ledger; give a run's folder: runs/rome/version_0")
+
+
 def read_ledger(run: Path) -> list[Entry]:
     """The edits of a run, in order; their updates are read lazily.
 
@@ -146,11 +157,7 @@ def read_ledger(run: Path) -> list[Entry]:
         FileNotFoundError: if there is no ledger.
         ValueError: if another file is damaged, or all of them are.
     """
-    files = shards(run)
-    if not files:
-        raise FileNotFoundError(
-            f"{run} holds no ledger; give a run's folder, such as runs/rome/version_0"
-        )
+    files = files_of(run)
     entries = [_entry(file) for file in files[:-1]]
     try:
         last = _entry(files[-1])

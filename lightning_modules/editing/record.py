@@ -51,7 +51,9 @@ def place_of(name: str) -> str:
 
     A score before the edit has that of the score.
     """
-    known = find(name.removesuffix("_before"))
+    known = find(name)
+    if known is not None and name.endswith("_before"):
+        known = find(name.removesuffix("_before"))
     return known.place if known is not None else "edit"
 
 

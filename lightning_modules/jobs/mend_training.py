@@ -48,8 +48,7 @@ class MENDTraining(L.LightningModule):
 
     - An edit descends along the transformed gradient; theirs ascends, so that training has to turn
       the sign of every rate first.
-    - The rates learn with a learning rate of their own, as the paper says. Their second optimizer
-      steps after the gradients have been set to 0, so that the rates learn like all else.
+    - The rates learn with a learning rate of their own, as in the paper; theirs learn like all else.
     - A gradient that is not finite spoils the network; theirs leaves it out.
 
     Args:
@@ -61,8 +60,7 @@ class MENDTraining(L.LightningModule):
         edit_loss: prompts of the NLL: paraphrases, as MEND's authors have it, the edited prompt, as
             The Butterfly Effect's code and EasyEdit have it, or both. A request without
             paraphrases gives its prompt.
-        draws: of a request's paraphrases and neighbors in a training step: ``one`` of each, as
-            published, or ``all``, which a short training needs.
+        draws: of the paraphrases and neighbors in a training step: ``one``, as published, or all.
         edit_rate: initial learning rate of an edit; learned per weight.
         learning_rate: Adam's.
         rate_learning_rate: Adam's for the edit rates.
@@ -91,8 +89,7 @@ class MENDTraining(L.LightningModule):
         self.lm_name = lm
         self.layers = layers
         self.rank = rank
-        self.edit_weight = edit_weight
-        self.edit_loss = edit_loss
+        self.edit_weight, self.edit_loss = edit_weight, edit_loss
         self.draws = draws
         self.edit_rate = edit_rate
         self.learning_rate = learning_rate
@@ -176,8 +173,7 @@ class MENDTraining(L.LightningModule):
     def training_step(self, batch: Sequence[EditRequest], batch_idx: int) -> Tensor:
         """The loss of one edit."""
         draw = random.Random(f"{self.current_epoch}/{batch_idx}")  # the same after a resume
-        one = self.draws == "one"
-        drawn = [one_of_each(request, draw) for request in batch] if one else batch
+        drawn = [one_of_each(r, draw) if self.draws == "one" else r for r in batch]
         losses = self.losses(drawn, self.changes(batch, observe=True))
         loss = self.edit_weight * losses.edit + losses.locality
         self.log_dict(

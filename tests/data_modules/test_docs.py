@@ -16,7 +16,7 @@ def test_each_example_is_read_whole(tmp_path: Path, example: str) -> None:
     (tmp_path / "x.json").write_text(example)
     requests = read_requests(str(tmp_path / "x.json"))
     assert len(requests) == 1 + ("questions" in example)
-    assert requests[-1].target_new in ("Italy", "Lund", "Peru", "Split")
+    assert requests[-1].target_new in ("Rome", "Italy", "Lund", "Peru", "Split")
     for name in ("paraphrase", "rephrase", "queries"):
         assert (name not in example) or requests[0].paraphrases
     assert ("local" not in example and "neighbor" not in example) or requests[0].neighborhood

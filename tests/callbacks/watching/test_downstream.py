@@ -255,7 +255,9 @@ def test_a_resumed_run_is_judged_as_if_it_had_not_been_killed(lm, run, tmp_path)
 def test_a_resumed_run_without_tasks_draws_the_random_guesses_of_before(run, monkeypatch):
     known = next(c for c in run.trainer.callbacks if isinstance(c, Downstream))
     resumed, drawn = Downstream(1, 8), []
-    resumed.load_state_dict(known.state_dict())
+    checkpoint = {}
+    known.on_save_checkpoint(run.trainer, run.editor, checkpoint)
+    resumed.on_load_checkpoint(run.trainer, run.editor, checkpoint)
     monkeypatch.setattr("callbacks.watching.downstream.publish", lambda _, f, name: drawn.append(f))
     monkeypatch.setattr(run.trainer.datamodule, "task_items", {})
     resumed.on_train_end(run.trainer, run.editor)
@@ -273,7 +275,8 @@ def test_a_score_whose_random_guess_is_unknown_has_no_line_for_it():
     assert [line.get_label() for line in axes.get_lines()] == ["after the edit"]
 
 
-def test_the_bar_says_what_is_judged(lm, tmp_path, capsys):
+def test_the_bar_says_what_is_judged(lm, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     callbacks = [*watching(), Downstream(1, 8), EditBar()]
     logger = CSVLogger(tmp_path, name="")
     fit(lm, tmp_path, callbacks, REQUESTS[:1], enable_progress_bar=True, logger=logger)

@@ -72,7 +72,7 @@ def test_the_perplexity_axis_has_a_few_labels(highest):
 def test_a_published_figure_names_method_model_and_layer(sequential, tmp_path):
     figure = health_figure(EDITS, {})
     figure.suptitle("a study")
-    place = SimpleNamespace(logger=None, loggers=[], default_root_dir=tmp_path)
+    place = SimpleNamespace(logger=None, loggers=[], default_root_dir=tmp_path, global_step=0)
     publish(SimpleNamespace(**vars(place), lightning_module=sequential.editor), figure, "x")
     name = Path(sequential.editor.lm_name).name
     assert figure.get_suptitle() == f"ROME, {name}, layer 0\na study"

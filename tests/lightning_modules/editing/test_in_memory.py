@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from data_modules.records import EditRequest
-from lightning_modules.editing.in_memory import Outcome, Report, lent, said
+from lightning_modules.editing.in_memory import EditReport, Outcome, lent, said
 from lightning_modules.language_model.kernels import use_fast_kernels
 from lightning_modules.methods.rome import ROME
 from tests.tiny import END, tiny_chat_tokenizer, tiny_editor, tiny_model
@@ -51,7 +51,7 @@ def test_a_chat_model_is_asked_in_its_template(monkeypatch):
 
 
 def test_a_report_counts_the_facts_that_are_stated():
-    report = Report(tiny_editor(ROME, tiny_model("gpt2")), [REQUEST])
+    report = EditReport(tiny_editor(ROME, tiny_model("gpt2")), [REQUEST])
     report.outcomes = [
         Outcome(REQUEST, "France.", "Italy.", True, {}),
         Outcome(REQUEST, "France.", "Spain.", False, {}),

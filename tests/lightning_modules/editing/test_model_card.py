@@ -67,7 +67,9 @@ def test_card_finds_the_embedded_statistics():
 
 def test_card_says_that_weights_were_dequantised_and_what_exports_then_are(tmp_path):
     editor = ROME(
-        lm=str(write_gguf(tmp_path / "tiny.gguf", quantisable_model())), second_moment="identity"
+        1,
+        lm=str(write_gguf(tmp_path / "tiny.gguf", quantisable_model())),
+        second_moment="identity",
     )
     editor.configure_model()
     said = model_card(editor, REQUEST)["dequantised from"]

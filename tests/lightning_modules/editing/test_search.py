@@ -64,7 +64,7 @@ class TestAnchor:
     @pytest.mark.parametrize("contexts", [["{}"], CONTEXTS])
     @pytest.mark.parametrize("method", [ROME, MEMIT])
     def test_output_with_the_change_is_scaled_to_the_anchor(self, tiny_gpt2, method, contexts):
-        options = {"lm": "tiny"} if method is ROME else LIGHT
+        options = {"lm": "tiny", "layer": EDITED_LAYER} if method is ROME else LIGHT
         plain, editor = (
             ready(method(**options, value=value), tiny_gpt2, contexts)
             for value in (ValueSearchOptions(), ANCHORED)
