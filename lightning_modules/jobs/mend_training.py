@@ -48,7 +48,7 @@ class MENDTraining(L.LightningModule):
 
     - An edit descends along the transformed gradient; theirs ascends, so that training has to turn
       the sign of every rate first.
-    - The rates learn with a learning rate of their own, as in the paper; theirs learn like all else.
+    - The rates learn with a learning rate of their own, as in the paper; theirs as all else.
     - A gradient that is not finite spoils the network; theirs leaves it out.
 
     Args:
