@@ -36,8 +36,9 @@ def complete(options: argparse.Namespace) -> None:
     take(replay, arguments(run, "model"), OF_MODEL, WatchedModel)
     if "path" in data and data.path is None:
         take(data, arguments(run, "data"), OF_DATA, EditingDataModule)
-        for ledger in ledgers:
-            files_of(Path(ledger))  # the reader of requests would call for a file
+        for ledger in map(Path, ledgers):
+            if (ledger / "edits.jsonl").is_file():
+                files_of(ledger)  # of a run without one the reader would demand a file
         data.path = replay.ledger
 
 
