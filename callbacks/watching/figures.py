@@ -64,7 +64,7 @@ def health_figure(
         axes.axhline(baseline["perplexity"], color=FAINT, linestyle=":", label="unedited")
     limit = baseline.get("collapse_limit", math.inf)
     if math.isfinite(limit):
-        axes.axhline(limit, color=ALARM, linestyle="--", label=f"collapse above {limit:g}")
+        axes.axhline(limit, color=ALARM, linestyle="--", label=f"collapse above {limit:.4g}")
     collapsed = [n for n, edit in enumerate(edits) if edit.get("collapsed")]
     name = f"collapsed ({len(collapsed)} of {len(edits)})"
     if not single and collapsed:
