@@ -90,10 +90,12 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
     replace_text(file, json.dumps(nullified(content), indent=2, ensure_ascii=False) + "\n")
 
 
-def write_cases(folder: Path, cases: Iterable[dict[str, Any]]) -> None:
-    """Writes requests in CounterFact's form to ``hard_cases.json``, which ``--data.path`` reads."""
+def write_cases(
+    folder: Path, cases: Iterable[dict[str, Any]], name: str = "hard_cases.json"
+) -> None:
+    """Writes requests in CounterFact's form to a file that ``--data.path`` reads."""
     text = json.dumps([nullified(case) for case in cases], indent=1, ensure_ascii=False)
-    replace_text(folder / "hard_cases.json", text + "\n")
+    replace_text(folder / name, text + "\n")
 
 
 def replace_text(file: Path, text: str) -> None:

@@ -10,8 +10,8 @@ from data_modules.records import EditRequest
 
 from ..editing.watched import WatchedModel
 from ..functional.causal_trace import mean_by_role, token_roles, usual_window
+from ..language_model.judging import stated
 from ..language_model.layout import blocks
-from ..language_model.tokens import target_span
 from ..language_model.tracing import Fact, fact_of, subject_embeddings, trace
 
 
@@ -83,21 +83,13 @@ class LayerTracing(WatchedModel):
 
     def predict_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
         """Per request its ``case_id`` and whether the fact is ``known``; if so, its trace."""
-        known = self.known(batch)
+        known = stated(self.score, self.tokenizer, batch)
         return [
             {"case_id": request.case_id, "known": False}
             if request not in known
             else {"case_id": request.case_id, "known": True} | self.traced(request)
             for request in batch
         ]
-
-    def known(self, requests: Sequence[EditRequest]) -> set[EditRequest]:
-        """Requests whose true answer is the model's greedy choice, token by token."""
-        asked = [request for request in requests if request.target_true]
-        spans = [target_span(self.tokenizer, r.text, r.target_true) for r in asked]
-        scores = self.score(spans)
-        right = (scores.greedy == scores.length).tolist()
-        return {request for request, knows in zip(asked, right, strict=True) if knows}
 
     def traced(self, request: EditRequest) -> dict[str, Any]:
         """Probability of the answer, clean and corrupted, and effects by kind, role and layer."""

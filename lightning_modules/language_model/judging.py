@@ -125,6 +125,22 @@ def answers(
     ]
 
 
+def stated(
+    score: Score, tokenizer: PreTrainedTokenizerFast, requests: Sequence[EditRequest]
+) -> set[EditRequest]:
+    """Requests whose true answer is the model's greedy choice, token by token.
+
+    Args:
+        score: scores spans on the model.
+        tokenizer: the model's.
+        requests: one without a true answer is not stated.
+    """
+    asked = [request for request in requests if request.target_true]
+    scores = score([target_span(tokenizer, r.text, r.target_true) for r in asked])
+    right = (scores.greedy == scores.length).tolist()
+    return {request for request, knows in zip(asked, right, strict=True) if knows}
+
+
 def measures(answered: Answered, unedited: Sequence[Sequence[int]] = ()) -> dict[str, float]:
     """Success of each group of a request's answers, in [0, 1], by several protocols side by side.
 
