@@ -61,6 +61,6 @@ class SurveyFiles(L.Callback):
         of_kind = {kind: len(requests) for kind, requests in self.found.items()}
         rank_zero_info(
             f"The model states {of_kind['stated']} of {self.asked} facts; in "
-            f"{of_kind['first_token']} the subject is the prompt's first token; the files leave out "
-            f"{len(self.leave_out)}: {folder}"
+            f"{of_kind['first_token']} the subject is the prompt's first token. Files without "
+            f"{len(self.leave_out)} cases that settings were chosen on: {folder}"
         )
