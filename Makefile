@@ -6,7 +6,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run smollm2 test lint docs pages site benchmark methods reproduce torture clean
+.PHONY: help run smollm2 test lint docs pages site benchmark methods reproduce reproduce-smollm2 torture clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z0-9.]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ methods: .venv ## measure every method (docs/methods.md); 20 minutes on 2 cores
 reproduce: export HF_HUB_OFFLINE := 1
 reproduce: .venv ## run both papers' experiments on the embedded model (docs/reproduce.md); half an hour
 	.venv/bin/python -m docs.reproduce
+
+reproduce-smollm2: export HF_HUB_OFFLINE := 1
+reproduce-smollm2: smollm2 ## run them on a real model, SmolLM2-135M (docs/smollm2.md); four hours
+	.venv/bin/python -m docs.reproduce --model smollm2
 
 torture: export HF_HUB_OFFLINE := 1
 torture: .venv ## kill runs at random instants and resume them (docs/reliability.md); ten minutes

@@ -1,4 +1,4 @@
-"""Both papers on the embedded model: python -m docs.reproduce (make reproduce)."""
+"""Both papers' experiments: python -m docs.reproduce (make reproduce, make reproduce-smollm2)."""
 
 import argparse
 import os
@@ -11,28 +11,61 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from textwrap import wrap
+from typing import NamedTuple
 
 import torch
 
 import train
 from callbacks.keeping.run_folder import write_json
+from docs import experiments, smollm2_experiments
 from docs.courses import quiet
-from docs.experiments import EXPERIMENTS, PICTURES, RUNS, Experiment
+from docs.experiments import Experiment
+
+HERE = Path(__file__).parent
 
 
-def line(name: str, command: str) -> str:
+class Book(NamedTuple):
+    """A page of experiments with one model.
+
+    Attributes:
+        experiments: by name.
+        page: where their sections are.
+        runs: folder of the runs' folders.
+        pictures: folder of the page's pictures.
+    """
+
+    experiments: Mapping[str, Experiment]
+    page: Path
+    runs: Path
+    pictures: Path
+
+
+BOOKS = {
+    "embedded": Book(
+        experiments.EXPERIMENTS, HERE / "reproduce.md", experiments.RUNS, experiments.PICTURES
+    ),
+    "smollm2": Book(
+        smollm2_experiments.EXPERIMENTS,
+        HERE / "smollm2.md",
+        smollm2_experiments.RUNS,
+        smollm2_experiments.PICTURES,
+    ),
+}
+
+
+def line(run: Path, command: str) -> str:
     """The command line of a run, after ``python train.py``."""
-    return f"{command} --trainer.logger.init_args.name papers/{name}"
+    return f"{command} --trainer.logger.init_args.name {run.relative_to('runs')}"
 
 
-def make(name: str, command: str) -> None:
+def make(run: Path, command: str) -> None:
     """Runs a command in the place of an earlier run of that name; keeps what it measured."""
     quiet()
-    shutil.rmtree(RUNS / name, ignore_errors=True)
-    cli = train.main(shlex.split(line(name, command)))
+    shutil.rmtree(run, ignore_errors=True)
+    cli = train.main(shlex.split(line(run, command)))
     metrics = {key: float(value) for key, value in cli.trainer.callback_metrics.items()}
-    (RUNS / name).mkdir(parents=True, exist_ok=True)
-    write_json(RUNS / name / "metrics.json", metrics)
+    run.mkdir(parents=True, exist_ok=True)
+    write_json(run / "metrics.json", metrics)
 
 
 def rounds(commands: Mapping[str, str], made: set[str]) -> Iterator[dict[str, str]]:
@@ -48,15 +81,15 @@ def rounds(commands: Mapping[str, str], made: set[str]) -> Iterator[dict[str, st
 
 def reads(command: str) -> set[str]:
     """Names of the runs whose files a command reads."""
-    return set(re.findall(rf"{RUNS}/([^/\s]+)/", command))
+    return set(re.findall(r"runs/papers[^/]*/([^/\s]+)/", command))
 
 
-def work(commands: Mapping[str, str], processes: int) -> None:
+def work(commands: Mapping[str, str], runs: Path, processes: int) -> None:
     """Runs commands, several at a time, in processes of one thread each."""
     with ProcessPoolExecutor(
         processes, get_context("spawn"), torch.set_num_threads, (1,), max_tasks_per_child=1
     ) as pool:
-        futures = {pool.submit(make, name, text): name for name, text in commands.items()}
+        futures = {pool.submit(make, runs / name, text): name for name, text in commands.items()}
         try:
             for future in as_completed(futures):
                 future.result()
@@ -65,15 +98,17 @@ def work(commands: Mapping[str, str], processes: int) -> None:
             pool.shutdown(cancel_futures=True)
 
 
-def section(experiment: Experiment) -> str:
+def section(experiment: Experiment, book: Book) -> str:
     """What the page says of an experiment: commands, if it has its own, tables and pictures."""
-    lines = [wrapped(f"python train.py {line(*c)}") for c in experiment.commands.items()]
+    commands = [line(book.runs / name, text) for name, text in experiment.commands.items()]
+    lines = [wrapped(f"python train.py {command}") for command in commands]
     made = ["```bash", *lines, "```"] if lines else ["From runs of the other sections."]
     parts = [*made, "", experiment.show()]
     for run, file in experiment.pictures:
-        PICTURES.mkdir(exist_ok=True)
-        shutil.copyfile(RUNS / run / "version_0" / file, PICTURES / f"{run}-{file}")
-        parts += ["", f"![{file.removesuffix('.png')} of {run}](papers/{run}-{file})"]
+        book.pictures.mkdir(exist_ok=True)
+        shutil.copyfile(book.runs / run / "version_0" / file, book.pictures / f"{run}-{file}")
+        place = f"{book.pictures.name}/{run}-{file}"
+        parts += ["", f"![{file.removesuffix('.png')} of {run}]({place})"]
     return "\n".join(parts)
 
 
@@ -107,23 +142,27 @@ def main(args: Sequence[str] | None = None) -> None:
         ValueError: if an experiment is unknown.
     """
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=BOOKS, default="embedded")
     parser.add_argument("--only", help="experiments, by commas")
     parser.add_argument("--again", action="store_true", help="run also what has been run")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="at a time")
-    parser.add_argument("--page", type=Path, default=Path(__file__).with_suffix(".md"))
+    parser.add_argument("--page", type=Path, help="to write; by default the model's")
     options = parser.parse_args(args)
-    asked = options.only.split(",") if options.only else list(EXPERIMENTS)
-    unknown = sorted(set(asked) - set(EXPERIMENTS))
+    book = BOOKS[options.model]
+    asked = options.only.split(",") if options.only else list(book.experiments)
+    unknown = sorted(set(asked) - set(book.experiments))
     if unknown:
-        raise ValueError(f"experiments {unknown} are unknown; choose from {sorted(EXPERIMENTS)}")
-    chosen = {name: EXPERIMENTS[name] for name in asked}
+        raise ValueError(
+            f"experiments {unknown} are unknown; choose from {sorted(book.experiments)}"
+        )
+    chosen = {name: book.experiments[name] for name in asked}
     commands = {name: text for e in chosen.values() for name, text in e.commands.items()}
-    made = {file.parent.name for file in RUNS.glob("*/metrics.json") if not options.again}
+    made = {file.parent.name for file in book.runs.glob("*/metrics.json") if not options.again}
     for ready in rounds(commands, made):
-        work(ready, options.processes)
-    page = options.page.read_text("utf-8")
-    sections = {name: section(experiment) for name, experiment in chosen.items()}
-    options.page.write_text(filled(page, sections), "utf-8")
+        work(ready, book.runs, options.processes)
+    page = (options.page or book.page).read_text("utf-8")
+    sections = {name: section(experiment, book) for name, experiment in chosen.items()}
+    (options.page or book.page).write_text(filled(page, sections), "utf-8")
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ def top(run: Path, number: int) -> str:
     lines = (run / "top.md").read_text("utf-8").splitlines()[: number + 2]
     return "\n".join(
         [
-            f"{len(hard)} of {len(edits)} requests collapse the embedded model; in {first} of "
+            f"{len(hard)} of {len(edits)} requests collapse the model; in {first} of "
             "these a one-word subject begins the prompt. The worst:",
             "",
             *lines,
@@ -196,6 +196,6 @@ def hard_edit(runs: dict[str, Path]) -> str:
     tried = len(read_journal(runs["hard-edit-filter"]))
     in_sequence = {n: run for n, run in runs.items() if n not in ("hard-edit", "hard-edit-filter")}
     return (
-        f"ROME collapses the embedded model on {kept} of {tried} data points made of templates. "
+        f"ROME collapses the model on {kept} of {tried} data points made of templates. "
         f"In sequence:\n\n{sequential(in_sequence)}"
     )

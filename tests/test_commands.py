@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from command_line.composition import composed
-from docs.experiments import EXPERIMENTS
-from docs.reproduce import line
+from docs.reproduce import BOOKS, line
 from train import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,9 +63,10 @@ DOCUMENTED = {
     for command in commands(page.read_text("utf-8"))
     if not any(word in command for word in ELSEWHERE)
 } | {
-    f"python train.py {line(*command)}": "experiments.py"
-    for experiment in EXPERIMENTS.values()
-    for command in experiment.commands.items()
+    f"python train.py {line(book.runs / name, command)}": book.page.name
+    for book in BOOKS.values()
+    for experiment in book.experiments.values()
+    for name, command in experiment.commands.items()
 }
 
 

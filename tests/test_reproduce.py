@@ -1,22 +1,28 @@
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 
 from callbacks.keeping.run_folder import read_journal
 from command_line.configs import CONFIGS
-from docs import rome_tables, tables
-from docs.experiments import EXPERIMENTS, METHODS, SEQUENTIAL
-from docs.reproduce import PICTURES, filled, line, main, reads, rounds, wrapped
+from docs import rome_tables, smollm2_tables, tables
+from docs.experiments import METHODS, SEQUENTIAL
+from docs.reproduce import BOOKS, filled, line, main, reads, rounds, wrapped
 from train import main as command_line
 
-PAGE = PICTURES.parent / "reproduce.md"
-COMMANDS = {name: text for e in EXPERIMENTS.values() for name, text in e.commands.items()}
+COMMANDS = {
+    book.runs / name: text
+    for book in BOOKS.values()
+    for experiment in book.experiments.values()
+    for name, text in experiment.commands.items()
+}
 HEAVY = (  # their models or data are the papers', not the embedded ones
     *("hardcf", "hard-edit", "hardedit", "t5-keys", "single-edits-zsre", "tasks-in-full"),
     *("all-cases", "collapse-cases", "normal-cases"),
 )
 SHORT = ["--data.limit", "3", "--data.watch_limit", "4", "--model.contexts", "{5: 2}"]
+SHORTER = {"fact-survey": SHORT[:2]}  # it makes no edits
 ENDLESS = {
     "perplexity-against-tasks": [
         "--data.tasks.limit=4",
@@ -40,15 +46,15 @@ def run_folder(folder, edits, **summary):
     return folder
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_of_the_page_makes_its_objects(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("run", COMMANDS, ids=str)
+def test_every_command_of_the_pages_makes_its_objects(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    verb, *options = shlex.split(line(name, COMMANDS[name]))
+    verb, *options = shlex.split(line(run, COMMANDS[run]))
     cli = command_line(
         [o for o in options if o not in ("--ckpt_path",) and ".ckpt" not in o], False
     )
     assert verb in ("fit", "test", "predict")
-    assert cli.trainer.logger.name == f"papers/{name}"
+    assert Path("runs", cli.trainer.logger.name) == run
 
 
 @pytest.mark.filterwarnings("ignore:no risk is calibrated")  # by so few edits
@@ -58,11 +64,15 @@ def test_every_command_of_the_page_makes_its_objects(name, tmp_path, monkeypatch
 )
 def test_every_experiment_runs_on_the_embedded_model_in_short(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    verb = "predict" if config.startswith("keys") else "fit"
-    short = [*SHORT, *ENDLESS.get(config, [])]
+    verb = "predict" if config.startswith(("keys", "fact-survey")) else "fit"
+    short = SHORTER.get(config, [*SHORT, *ENDLESS.get(config, [])])
     command_line([verb, "--config", f"papers/{config}.yaml", *short])
     (run,) = tmp_path.glob("runs/*/version_0")
-    assert {file.name for file in run.iterdir()} & {"summary.json", "key_geometry.json"}
+    assert {file.name for file in run.iterdir()} & {
+        "summary.json",
+        "key_geometry.json",
+        "stated.json",
+    }
 
 
 def test_hard_edit_goes_from_templates_through_the_filter_into_a_sequence(tmp_path, monkeypatch):
@@ -82,10 +92,11 @@ def test_hard_edit_goes_from_templates_through_the_filter_into_a_sequence(tmp_pa
     assert first["subject"] == json.loads((tmp_path / made).read_text())[0]["subject"]
 
 
-def test_the_page_has_a_place_for_every_experiment_and_names_no_other():
-    text = PAGE.read_text("utf-8")
-    assert filled(text, dict.fromkeys(EXPERIMENTS, "x")) != text
-    assert text.count("make reproduce -->") == len(EXPERIMENTS)
+@pytest.mark.parametrize("book", BOOKS.values(), ids=BOOKS)
+def test_a_page_has_a_place_for_every_experiment_and_names_no_other(book):
+    text = book.page.read_text("utf-8")
+    assert filled(text, dict.fromkeys(book.experiments, "x")) != text
+    assert text.count("make reproduce -->") == len(book.experiments)
 
 
 def test_a_section_is_replaced_and_the_rest_stays():
@@ -189,6 +200,28 @@ def test_a_prefix_policy_and_the_kind_of_requests_are_told_by_the_runs_name(tmp_
     run = run_folder(tmp_path / "run", [edit | scores for edit in EDITS])
     last = rome_tables.prefixes({"prefix-none-hard": run}).splitlines()[-1]
     assert last == "| hard | none | 3 | 50.0 | - | 25.0 | 100.0 |"
+
+
+def test_single_edits_at_the_first_token_stand_apart_with_wilsons_interval(tmp_path):
+    edits = [edit | {"perplexity": edit["perplexity"] or 7e3} for edit in EDITS]
+    run = run_folder(tmp_path / "run", edits)
+    first = tmp_path / "first_token.json"
+    first.write_text(json.dumps([{"case_id": 7}, {"case_id": 9}, {"case_id": 11}]))
+    assert smollm2_tables.by_position({"single-rome": run}, first).splitlines()[2:] == [
+        "| rome | first token | 2 | 2 | 34 to 100 % | 5000 | 7000 | 7000 | - | - | - | - |",
+        "| rome | elsewhere | 1 | 0 | 0 to 79 % | 20 | 20 | 20 | - | - | - | - |",
+    ]
+
+
+def test_a_survey_counts_facts_of_both_kinds(tmp_path):
+    for name, cases in {"first": [1, 2], "stated": [2, 3, 4]}.items():
+        (tmp_path / name).write_text(json.dumps([{"case_id": case} for case in cases]))
+    found = smollm2_tables.survey(tmp_path / "first", tmp_path / "stated", 9).splitlines()
+    assert found[2:] == [
+        "| stated, of 9 | 3 |",
+        "| subject is the first token | 2 |",
+        "| both | 1 |",
+    ]
 
 
 def test_a_risk_has_its_area_and_its_thresholds(tmp_path):

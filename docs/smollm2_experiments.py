@@ -1,0 +1,111 @@
+"""The experiments of docs/smollm2.md: both papers on SmolLM2-135M, with requests of the project."""
+
+from pathlib import Path
+
+from docs import rome_tables, smollm2_tables, tables
+from docs.experiments import Experiment
+
+RUNS = Path("runs/papers-smollm2")
+PICTURES = Path(__file__).parent / "smollm2"
+MODEL = " --config models/smollm2-135m.yaml"
+TUNED_ON = [20, 68, 161, 192, 284]  # docs/layers.md chose the layer by them
+FIRST = RUNS / "survey" / "version_0" / "first_token.json"
+STATED = RUNS / "survey" / "version_0" / "stated.json"
+REQUESTS = f" --data.path '[{FIRST}, {STATED}]'"
+HARD = f"{REQUESTS} --data.hard {RUNS}/single-rome/version_0/hard_cases.json"
+METHODS = {
+    "rome": "",
+    "c_rome": " --model ConsistentROME",
+    "memit": " --model MEMIT",
+    "ft": " --model FineTuning",
+}
+NORMAL_CASES = 40
+SHORTER = 80  # requests of the methods that collapse nothing: all first tokens, others behind
+
+
+def folder(run: str) -> Path:
+    """Where a run's files are."""
+    return RUNS / run / "version_0"
+
+
+def folders(runs: dict[str, str]) -> dict[str, Path]:
+    """Where the files of runs are."""
+    return {run: folder(run) for run in runs}
+
+
+def sequences(kind: str, options: str) -> dict[str, str]:
+    """A sequence of each method on requests of one kind."""
+    text = f"fit --config papers/sequential-{kind}.yaml{MODEL}{HARD}{options}"
+    return {f"{kind}-{name}": text + method for name, method in METHODS.items()}
+
+
+SURVEY = {
+    "survey": f"predict --config papers/fact-survey.yaml{MODEL}"
+    f" --trainer.callbacks.leave_out {TUNED_ON}".replace(", ", ",")
+}
+SINGLE_ROME = {
+    "single-rome": f"fit --config papers/single-edits.yaml{MODEL}{REQUESTS}"
+    " --trainer.callbacks+=RiskCalibration --trainer.callbacks+=WeightDrift"
+}
+SINGLE = SINGLE_ROME | {
+    f"single-{name}": f"fit --config papers/single-edits.yaml{MODEL}{REQUESTS}"
+    f" --data.limit {SHORTER}{method}"
+    for name, method in METHODS.items()
+    if name != "rome"
+}
+VARIANTS = {
+    f"variant-{name}": f"fit --config papers/single-edits.yaml{MODEL} --data.path {FIRST}{options}"
+    for name, options in {
+        "estimated": " --model.second_moment null",
+        "layer-12": " --model.layer 12",
+        "position-1": " --model.first_position 1",
+    }.items()
+}
+SEQUENTIAL = sequences("hard", "") | sequences("normal", f" --data.normal_cases {NORMAL_CASES}")
+KEYS = {
+    name: f"predict --config papers/{name}.yaml{MODEL}{REQUESTS} --data.limit null"
+    for name in ("keys", "keys-first-token", "keys-prefixed")
+}
+PREFIX = {
+    f"prefix-{policy}-{kind}": f"fit --config papers/c_rome-prefixed.yaml{MODEL} --data.limit null"
+    f" --data.class_path HardCasesDataModule --data.sample {kind}{HARD}"
+    f" --data.watch_limit 50 --model.test_prefix.policy {policy}"
+    for policy, kind in (("none", "hard"), ("collapse", "hard"), ("none", "normal"))
+}
+
+
+def in_sequence() -> str:
+    """Tables of the sequential runs, and a picture of them all."""
+    runs = folders(SEQUENTIAL)
+    tables.curves(runs, PICTURES / "sequential.png")
+    picture = "![perplexity over sequential edits](smollm2/sequential.png)"
+    return f"{tables.sequential(runs)}\n\n{picture}"
+
+
+EXPERIMENTS = {
+    "survey": Experiment(SURVEY, lambda: smollm2_tables.survey(FIRST, STATED, 1053)),
+    "single": Experiment(
+        SINGLE,
+        lambda: smollm2_tables.by_position(folders(SINGLE), FIRST),
+        (("single-rome", "health.png"),),
+    ),
+    "hard": Experiment({}, lambda: tables.top(folder("single-rome"), 10)),
+    "parameters": Experiment(
+        {}, lambda: tables.drift(folder("single-rome")), (("single-rome", "drift.png"),)
+    ),
+    "denominator": Experiment({}, lambda: rome_tables.fractions(folder("single-rome"))),
+    "consistent": Experiment(
+        {}, lambda: rome_tables.highest(folder("single-rome"), [folder("single-c_rome")])
+    ),
+    "variants": Experiment(VARIANTS, lambda: smollm2_tables.by_position(folders(VARIANTS), FIRST)),
+    "sequential": Experiment(SEQUENTIAL, in_sequence),
+    "keys": Experiment(
+        KEYS,
+        lambda: rome_tables.keys(folders(KEYS)),
+        tuple((run, "keys_tsne.png") for run in KEYS),
+    ),
+    "prefix": Experiment(PREFIX, lambda: rome_tables.prefixes(folders(PREFIX))),
+    "risk": Experiment(
+        {}, lambda: rome_tables.risk(folder("single-rome")), (("single-rome", "risk.png"),)
+    ),
+}
