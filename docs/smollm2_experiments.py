@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from docs import rome_tables, smollm2_tables, tables
+from docs import experiments, rome_tables, smollm2_tables, tables
 from docs.experiments import Experiment
 
 RUNS = Path("runs/papers-smollm2")
@@ -107,5 +107,11 @@ EXPERIMENTS = {
     "prefix": Experiment(PREFIX, lambda: rome_tables.prefixes(folders(PREFIX))),
     "risk": Experiment(
         {}, lambda: rome_tables.risk(folder("single-rome")), (("single-rome", "risk.png"),)
+    ),
+    "transfer": Experiment(
+        {},
+        lambda: smollm2_tables.transfer(
+            {"embedded": experiments.folder("single-rome"), "SmolLM2": folder("single-rome")}
+        ),
     ),
 }

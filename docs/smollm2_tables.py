@@ -4,10 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from scipy.stats import binomtest
+from sklearn.metrics import brier_score_loss
 
 from callbacks.keeping.run_folder import read_journal
+from callbacks.studies.calibration import Sample, logistic, sample_of
+from callbacks.studies.risk_judgement import auroc
 from docs.tables import SCORES, markdown, mean, percent, perplexities, read
+
+LIMIT = 1000.0  # perplexity of a collapse, as in both papers
+BINS = 10
 
 
 def survey(first: Path, stated: Path, asked: int) -> str:
@@ -43,3 +50,48 @@ def by_position(runs: Mapping[str, Path], first: Path) -> str:
                              found[len(found) // 2], found[-1], mean(own, "denominator"),
                              *(percent(mean(own, score)) for score in SCORES)))  # fmt: skip
     return markdown(rows)
+
+
+def transfer(sweeps: Mapping[str, Path]) -> str:
+    """The collapse probability fitted on each model's sweep, judged on the other models' sweeps.
+
+    The calibration error is the mean difference between probability and share of collapses, over
+    bins of a tenth, weighted by their edits; the mean probability stands beside the share.
+    """
+    samples = {name: sample_of(read_journal(run), LIMIT) for name, run in sweeps.items()}
+    rows: list[Sequence[Any]] = [
+        ("fitted on", "judged on", "edits", "collapses %", "mean probability %", "AUROC",
+         "95 % interval", "Brier score", "of the share alone", "calibration error")
+    ]  # fmt: skip
+    for fitted, own in samples.items():
+        model = logistic().fit(own.features, own.destroyed)
+        for judged, other in samples.items():
+            if judged != fitted:
+                probability = model.predict_proba(other.features)[:, 1]
+                rows.append((fitted, judged, *judgement(other, probability)))
+    return markdown(rows)
+
+
+def judgement(sample: Sample, probability: np.ndarray) -> Sequence[Any]:
+    """The cells of a probability of collapse, held against what the edits did."""
+    destroyed, share = sample.destroyed, float(sample.destroyed.mean())
+    area = auroc(destroyed, probability)
+    return (
+        len(destroyed),
+        percent(share),
+        percent(float(probability.mean())),
+        area["value"],
+        f"{area['low']:.3f}-{area['high']:.3f}",
+        float(brier_score_loss(destroyed, probability)),
+        share * (1 - share),
+        calibration_error(destroyed, probability),
+    )
+
+
+def calibration_error(destroyed: np.ndarray, probability: np.ndarray) -> float:
+    """Expected calibration error, in equal bins of the probability (arXiv 1706.04599)."""
+    bins = np.minimum((probability * BINS).astype(int), BINS - 1)
+    gaps = [
+        abs(float((destroyed[bins == b] - probability[bins == b]).sum())) for b in np.unique(bins)
+    ]
+    return sum(gaps) / len(probability)

@@ -2,6 +2,7 @@ import json
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from callbacks.keeping.run_folder import read_journal
@@ -211,6 +212,42 @@ def test_single_edits_at_the_first_token_stand_apart_with_wilsons_interval(tmp_p
         "| rome | first token | 2 | 2 | 34 to 100 % | 5000 | 7000 | 7000 | - | - | - | - |",
         "| rome | elsewhere | 1 | 0 | 0 to 79 % | 20 | 20 | 20 | - | - | - | - |",
     ]
+
+
+def sweep(folder, seed, shift):
+    """Edits that collapse the more probably, the smaller their denominators."""
+    draw = np.random.default_rng(seed)
+    folder.mkdir()
+    lines = []
+    for edit in range(60):
+        small = draw.uniform() < 0.5
+        figures = {
+            "status": "applied",
+            "denominator_relative": float(np.exp(draw.normal(-6 if small else -1) + shift)),
+            "key_cosine": float(draw.uniform(0, 0.5) if small else draw.uniform(0.3, 1)),
+            "subject_position": int(not small),
+            "perplexity": 1e4 if small == (draw.uniform() < 0.9) else 10.0,
+        }
+        lines.append(json.dumps({"edit": edit + 1, "case_id": edit} | figures) + "\n")
+    (folder / "edits.jsonl").write_text("".join(lines))
+    return folder
+
+
+def test_a_probability_is_judged_on_the_model_it_was_not_fitted_on(tmp_path):
+    sweeps = {"a": sweep(tmp_path / "a", 0, 0.0), "b": sweep(tmp_path / "b", 1, 0.5)}
+    rows = [row.strip("| ").split(" | ") for row in smollm2_tables.transfer(sweeps).splitlines()]
+    assert [row[:3] for row in rows[2:]] == [["a", "b", "60"], ["b", "a", "60"]]
+    assert all(0.7 < float(row[5]) <= 1 for row in rows[2:])
+    assert all(float(row[7]) < float(row[8]) for row in rows[2:])
+
+
+def test_the_calibration_error_weighs_each_bins_gap_by_its_edits():
+    destroyed = np.array([True, False, True, True])
+    probability = np.array([0.05, 0.05, 0.95, 1.0])
+    assert smollm2_tables.calibration_error(destroyed, probability) == pytest.approx(
+        (2 * abs(0.5 - 0.05) + 2 * abs(1 - 0.975)) / 4
+    )
+    assert smollm2_tables.calibration_error(destroyed, destroyed.astype(float)) == 0
 
 
 def test_a_survey_counts_facts_of_both_kinds(tmp_path):
