@@ -51,7 +51,7 @@ reproduce: .venv ## run both papers' experiments on the embedded model (docs/rep
 
 reproduce-smollm2: export HF_HUB_OFFLINE := 1
 reproduce-smollm2: smollm2 ## run them on a real model, SmolLM2-135M (docs/smollm2.md); four hours
-	.venv/bin/python -m docs.reproduce --model smollm2
+	.venv/bin/python -m docs.reproduce --book smollm2
 
 torture: export HF_HUB_OFFLINE := 1
 torture: .venv ## kill runs at random instants and resume them (docs/reliability.md); ten minutes

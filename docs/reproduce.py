@@ -17,7 +17,7 @@ import torch
 
 import train
 from callbacks.keeping.run_folder import write_json
-from docs import experiments, smollm2_experiments
+from docs import descent_experiments, experiments, smollm2_experiments
 from docs.courses import quiet
 from docs.experiments import Experiment
 
@@ -49,6 +49,12 @@ BOOKS = {
         HERE / "smollm2.md",
         smollm2_experiments.RUNS,
         smollm2_experiments.PICTURES,
+    ),
+    "descent": Book(
+        descent_experiments.EXPERIMENTS,
+        HERE / "performance.md",
+        descent_experiments.RUNS,
+        descent_experiments.PICTURES,
     ),
 }
 
@@ -142,13 +148,13 @@ def main(args: Sequence[str] | None = None) -> None:
         ValueError: if an experiment is unknown.
     """
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=BOOKS, default="embedded")
+    parser.add_argument("--book", choices=BOOKS, default="embedded", help="which page")
     parser.add_argument("--only", help="experiments, by commas")
     parser.add_argument("--again", action="store_true", help="run also what has been run")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="at a time")
     parser.add_argument("--page", type=Path, help="to write; by default the model's")
     options = parser.parse_args(args)
-    book = BOOKS[options.model]
+    book = BOOKS[options.book]
     asked = options.only.split(",") if options.only else list(book.experiments)
     unknown = sorted(set(asked) - set(book.experiments))
     if unknown:
