@@ -22,6 +22,7 @@ WARNINGS = (
     "The dirpath has changed from",  # a checkpoint may be tested in a folder of its own
     "Using ModelCheckpoint with manual optimization",  # the weights after an edit are wanted
     ".*LeafSpec",  # lightning 2.6.6 on torch 2.13
+    ".is_gradient_checkpointing. is deprecated",  # PEFT on transformers 5
     ".torch.jit.script_method. is deprecated",  # torch.compile of torch 2.13
 )
 

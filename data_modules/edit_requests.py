@@ -154,6 +154,11 @@ class EditingDataModule(L.LightningDataModule):
             collate_fn=watched_text,
         )
 
+    def unwatched(self) -> list[str]:
+        """The embedded sentences that are not among the watched texts."""
+        watched = {text for _, text in self.watched}
+        return [text for text in embedded_sentences() if text not in watched]
+
     def test_dataloader(self) -> DataLoader:
         """The train requests again, to measure retention."""
         return self._loader(*self._place)

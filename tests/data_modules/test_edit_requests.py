@@ -214,3 +214,10 @@ def test_a_corpus_without_text_is_refused(tmp_path: Path) -> None:
 def test_sizes_must_be_positive(name: str, size: int) -> None:
     with pytest.raises(ValueError, match=f"{name} must be positive, got {size}"):
         EditingDataModule(**{name: size})
+
+
+def test_what_is_not_watched_is_the_rest_of_the_embedded_sentences():
+    data = EditingDataModule(limit=1, watch_limit=4)
+    data.setup("fit")
+    watched = [text for _, text in data.watched]
+    assert sorted(data.unwatched() + watched) == sorted(embedded_sentences())

@@ -1,0 +1,40 @@
+import json
+
+import pytest
+
+from callbacks.keeping.run_folder import read_journal
+from callbacks.studies.survival import EditSurvival, survival_figure
+from tests.callbacks.runs import fit, tiny_lm, watching
+
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
+
+
+def test_every_edit_is_judged_again_after_each_treatment(tmp_path):
+    lm = tiny_lm(tmp_path / "lm")
+    run = fit(lm, tmp_path, [*watching(), EditSurvival(steps=2)])
+    (file,) = tmp_path.rglob("survival.json")
+    content = json.loads(file.read_text())
+    assert content["edits"] == len(run.data.requests)
+    assert list(content["scores"]) == ["none", "bfloat16", "int8", "int4", "lora"]  # no template
+    untouched = content["scores"]["none"]
+    last = read_journal(file.parent)[-1]
+    now = [run.editor.judge(request) for request in run.data.requests]
+    assert untouched["efficacy_exact_match"] == pytest.approx(
+        sum(score["efficacy_exact_match"] for score in now) / len(now)
+    )
+    assert untouched["perplexity"] == pytest.approx(last["perplexity"], rel=1e-4)
+    assert content["scores"]["int4"]["perplexity"] != untouched["perplexity"]
+    assert list(tmp_path.rglob("survival.png"))
+
+
+def test_the_figure_has_a_row_per_treatment():
+    found = {name: {"efficacy_exact_match": share} for name, share in (("none", 1), ("int4", 0.5))}
+    (axes,) = survival_figure(found, 10).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["none", "int4"]
+
+
+def test_unknown_treatments_and_no_steps_are_refused():
+    with pytest.raises(ValueError, match=r"\['int3'\] are unknown; choose from"):
+        EditSurvival(["none", "int3"])
+    with pytest.raises(ValueError, match="steps must be positive, got 0"):
+        EditSurvival(steps=0)
