@@ -22,7 +22,7 @@ MODELS = {
 }
 DESCENT = {
     f"{model}-{search}": f"fit --config papers/single-edits.yaml --model ConsistentROME{of_model}"
-    f" --data.limit 100 --model.second_moment identity{options}"
+    f"{smollm2_experiments.CONTEXTS} --data.limit 100 --model.second_moment identity{options}"
     for model, of_model in MODELS.items()
     for search, options in SEARCHES.items()
 }

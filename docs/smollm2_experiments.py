@@ -13,10 +13,11 @@ FIRST = RUNS / "survey" / "version_0" / "first_token.json"
 STATED = RUNS / "survey" / "version_0" / "stated.json"
 REQUESTS = f" --data.path '[{FIRST}, {STATED}]'"
 HARD = f"{REQUESTS} --data.hard {RUNS}/single-rome/version_0/hard_cases.json"
+CONTEXTS = " --model.contexts '{10: 5}'"  # a quarter of the published search's time
 METHODS = {
-    "rome": "",
-    "c_rome": " --model ConsistentROME",
-    "memit": " --model MEMIT",
+    "rome": CONTEXTS,
+    "c_rome": f" --model ConsistentROME{CONTEXTS}",
+    "memit": f" --model MEMIT{CONTEXTS}",
     "ft": " --model FineTuning",
 }
 NORMAL_CASES = 40
@@ -44,7 +45,7 @@ SURVEY = {
     f" --trainer.callbacks.leave_out {TUNED_ON}".replace(", ", ",")
 }
 SINGLE_ROME = {
-    "single-rome": f"fit --config papers/single-edits.yaml{MODEL}{REQUESTS}"
+    "single-rome": f"fit --config papers/single-edits.yaml{MODEL}{REQUESTS}{CONTEXTS}"
     " --trainer.callbacks+=RiskCalibration --trainer.callbacks+=WeightDrift"
 }
 SINGLE = SINGLE_ROME | {
@@ -54,7 +55,8 @@ SINGLE = SINGLE_ROME | {
     if name != "rome"
 }
 VARIANTS = {
-    f"variant-{name}": f"fit --config papers/single-edits.yaml{MODEL} --data.path {FIRST}{options}"
+    f"variant-{name}": f"fit --config papers/single-edits.yaml{MODEL} --data.path {FIRST}{CONTEXTS}"
+    f"{options}"
     for name, options in {
         "estimated": " --model.second_moment null",
         "layer-12": " --model.layer 12",
@@ -63,11 +65,11 @@ VARIANTS = {
 }
 SEQUENTIAL = sequences("hard", "") | sequences("normal", f" --data.normal_cases {NORMAL_CASES}")
 KEYS = {
-    name: f"predict --config papers/{name}.yaml{MODEL}{REQUESTS} --data.limit null"
+    name: f"predict --config papers/{name}.yaml{MODEL}{REQUESTS}{CONTEXTS} --data.limit null"
     for name in ("keys", "keys-first-token", "keys-prefixed")
 }
 PREFIX = {
-    f"prefix-{policy}-{kind}": f"fit --config papers/c_rome-prefixed.yaml{MODEL} --data.limit null"
+    f"prefix-{policy}-{kind}": f"fit --config papers/c_rome-prefixed.yaml{MODEL}{CONTEXTS} --data.limit null"
     f" --data.class_path HardCasesDataModule --data.sample {kind}{HARD}"
     f" --data.watch_limit 50 --model.test_prefix.policy {policy}"
     for policy, kind in (("none", "hard"), ("collapse", "hard"), ("none", "normal"))
