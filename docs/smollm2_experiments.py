@@ -69,10 +69,15 @@ KEYS = {
     for name in ("keys", "keys-first-token", "keys-prefixed")
 }
 PREFIX = {
-    f"prefix-{policy}-{kind}": f"fit --config papers/c_rome-prefixed.yaml{MODEL}{CONTEXTS} --data.limit null"
-    f" --data.class_path HardCasesDataModule --data.sample {kind}{HARD}"
+    f"prefix-{policy}-{kind}": f"fit --config papers/c_rome-prefixed.yaml{MODEL}{CONTEXTS}"
+    f" --data.limit null --data.class_path HardCasesDataModule --data.sample {kind}{HARD}"
     f" --data.watch_limit 50 --model.test_prefix.policy {policy}"
     for policy, kind in (("none", "hard"), ("collapse", "hard"), ("none", "normal"))
+}
+SURVIVAL = {
+    f"survival-{config}": f"fit --config {config}.yaml{MODEL} --data.path {STATED}{options}"
+    " --data.limit 20 --data.watch_limit 50 --trainer.callbacks+=EditSurvival"
+    for config, options in {"c_rome": CONTEXTS, "memit-seq": CONTEXTS, "ft": ""}.items()
 }
 
 
@@ -115,5 +120,10 @@ EXPERIMENTS = {
         lambda: smollm2_tables.transfer(
             {"embedded": experiments.folder("single-rome"), "SmolLM2": folder("single-rome")}
         ),
+    ),
+    "survival": Experiment(
+        SURVIVAL,
+        lambda: smollm2_tables.survival(folders(SURVIVAL)),
+        (("survival-memit-seq", "survival.png"),),
     ),
 }

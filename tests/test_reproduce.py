@@ -250,6 +250,19 @@ def test_the_calibration_error_weighs_each_bins_gap_by_its_edits():
     assert smollm2_tables.calibration_error(destroyed, destroyed.astype(float)) == 0
 
 
+def test_a_treatment_has_a_row_and_a_method_a_column(tmp_path):
+    scores = {"none": {"efficacy_exact_match": 1.0, "perplexity": 90.0}}
+    scores["int4"] = {"efficacy_exact_match": 0.8, "perplexity": 93.25}
+    content = {"method": "ROME", "edits": 5, "scores": scores}
+    (tmp_path / "survival.json").write_text(json.dumps(content))
+    assert smollm2_tables.survival({"survival-rome": tmp_path}).splitlines() == [
+        "| treatment | rome: stated of 5, perplexity |",
+        "| --- | --- |",
+        "| none | 5, 90 |",
+        "| int4 | 4, 93.25 |",
+    ]
+
+
 def test_a_survey_counts_facts_of_both_kinds(tmp_path):
     for name, cases in {"first": [1, 2], "stated": [2, 3, 4]}.items():
         (tmp_path / name).write_text(json.dumps([{"case_id": case} for case in cases]))
