@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from .tokens import collate, encode, special_before
+from .tokens import encode, special_before
 
 SEEDS = ("The", "Therefore", "Because", "I", "You")
 
 
-@torch.no_grad()
 def sample_contexts(
     lm: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
@@ -31,21 +31,51 @@ def sample_contexts(
     Returns:
         ``1 + sum(lengths.values())`` templates, each with exactly one ``{}``.
     """
-    templates = ["{}"]
     special = torch.tensor(sorted(tokenizer.all_special_ids), dtype=torch.long)
     begin = len(special_before(tokenizer))
+    texts: list[list[int]] = []
+    alike: dict[tuple[int, int], list[int]] = {}
+    noise: list[Tensor] = []
     for length, count in lengths.items():
         for number in range(count):
-            seed = SEEDS[number * len(SEEDS) // count]
-            tokens = list(encode(tokenizer, seed).tokens)
-            while len(tokens) - begin < length:
-                batch = collate([tokens], lm.device)
-                logits = lm(batch.tokens, use_cache=False).logits[0, -1].float().cpu()
-                logits[special[special < len(logits)]] = -torch.inf  # an added [PAD] has no logit
-                pool, candidates = logits.topk(top_k)
-                draw = torch.multinomial(pool.softmax(0), 1, generator=generator)
-                tokens.append(int(candidates[draw]))
-            text = str(tokenizer.decode(tokens[begin:], skip_special_tokens=True))
-            plain = " ".join(text.replace("{", " ").replace("}", " ").split())
-            templates.append(plain + ". {}")
-    return templates
+            texts.append(list(encode(tokenizer, SEEDS[number * len(SEEDS) // count]).tokens))
+            missing = max(0, begin + length - len(texts[-1]))
+            draws = [torch.empty(top_k).exponential_(generator=generator) for _ in range(missing)]
+            noise.append(torch.stack(draws) if draws else torch.empty(0, top_k))
+            alike.setdefault((len(texts[-1]), missing), []).append(len(texts) - 1)
+    for numbers in alike.values():
+        seeds = torch.tensor([texts[number] for number in numbers], device=lm.device)
+        drawn = continued(lm, seeds, torch.stack([noise[number] for number in numbers]), special)
+        for number, tokens in zip(numbers, drawn.tolist(), strict=True):
+            texts[number] += tokens
+    plain = [str(tokenizer.decode(text[begin:], skip_special_tokens=True)) for text in texts]
+    bare = (" ".join(text.replace("{", " ").replace("}", " ").split()) for text in plain)
+    return ["{}", *(f"{text}. {{}}" for text in bare)]
+
+
+@torch.no_grad()
+def continued(lm: PreTrainedModel, read: Tensor, noise: Tensor, special: Tensor) -> Tensor:
+    """Continuations of texts of one length, each token drawn from the most probable ones.
+
+    Args:
+        lm: the model.
+        read: tokens ``(n, t)``.
+        noise: ``(n, steps, pool)``, exponential; the token of largest probability over noise is
+            drawn, as ``torch.multinomial`` does it.
+        special: tokens that are never drawn.
+
+    Returns:
+        Tokens ``(n, steps)``.
+    """
+    drawn = torch.empty(noise.shape[:2], dtype=torch.long)
+    cache = None
+    for step, chance in enumerate(noise.unbind(1)):
+        output = lm(read, past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        logits = output.logits[:, -1].float().cpu()
+        logits[:, special[special < logits.shape[1]]] = -torch.inf  # an added [PAD] has no logit
+        pool, candidates = logits.topk(noise.shape[2])
+        chosen = (pool.softmax(1) / chance).argmax(1, keepdim=True)
+        drawn[:, step] = candidates.gather(1, chosen)[:, 0]
+        read = drawn[:, step : step + 1].to(read.device)
+    return drawn

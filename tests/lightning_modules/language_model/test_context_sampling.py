@@ -1,6 +1,5 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 
 import pytest
 import torch
@@ -30,16 +29,32 @@ def favouring(lm: PreTrainedModel, tokens: list[int]) -> Iterator[None]:
 
 
 @contextmanager
-def watching(lm: PreTrainedModel) -> Iterator[list[tuple]]:
-    """Inputs and last logits of each pass."""
-    passes = []
-    handle = lm.register_forward_hook(
-        lambda module, args, output: passes.append((args[0][0].tolist(), output.logits[0, -1]))
-    )
+def watching(lm: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
+    """Tokens that each pass reads."""
+    passes: list[torch.Tensor] = []
+    handle = lm.register_forward_hook(lambda module, args, output: passes.append(args[0]))
     try:
         yield passes
     finally:
         handle.remove()
+
+
+def one_by_one(lm, tokenizer, seed=0, top_k=5):
+    """The texts of the templates, token by token, each from a pass over all tokens before."""
+    generator = torch.Generator().manual_seed(seed)
+    begin = len(tokenizer("")["input_ids"])
+    texts = []
+    for length, count in LENGTHS.items():
+        for number in range(count):
+            tokens = tokenizer(SEEDS[number * 5 // count])["input_ids"]
+            while len(tokens) - begin < length:
+                logits = lm(torch.tensor([tokens]), use_cache=False).logits[0, -1]
+                logits[tokenizer.all_special_ids] = -torch.inf
+                pool, candidates = logits.topk(top_k)
+                draw = torch.multinomial(pool.softmax(0), 1, generator=generator)
+                tokens.append(int(candidates[draw]))
+            texts.append(tokenizer.decode(tokens, skip_special_tokens=True))
+    return [" ".join(text.replace("{", " ").replace("}", " ").split()) for text in texts]
 
 
 def test_same_seed_gives_same_templates(tiny_gpt2, tokenizer):
@@ -90,33 +105,30 @@ def test_seed_words_take_turns(tiny_gpt2, tokenizer):
     assert second[1].startswith(SEEDS[2])
 
 
-def test_tokens_are_counted_with_the_seed_word_and_without_special_ones(tiny_gpt2, tokenizer):
-    special = len(tokenizer("")["input_ids"])
+@pytest.mark.parametrize("top_k", [2, 5])
+def test_a_batch_draws_what_one_text_after_another_draws(tiny_lm, top_k):
+    tokenizer = tiny_tokenizer()
+    templates = sample(tiny_lm, tokenizer, top_k=top_k)[1:]
+    slowly = one_by_one(tiny_lm, tokenizer, top_k=top_k)
+    assert templates == [f"{text}. {{}}" for text in slowly]
+
+
+def test_texts_of_equal_length_are_continued_together_and_read_once(tiny_gpt2, tokenizer):
     with watching(tiny_gpt2) as passes:
         sample(tiny_gpt2, tokenizer)
-    expected = []
-    for length, count in LENGTHS.items():
-        for seed in [SEEDS[number * 5 // count] for number in range(count)]:
-            begin = len(tokenizer(seed)["input_ids"])
-            expected += range(begin, length + special)
-    assert [len(tokens) for tokens, _ in passes] == expected
-
-
-def test_each_token_is_among_the_most_probable(tiny_gpt2):
-    with watching(tiny_gpt2) as passes:
-        sample(tiny_gpt2, tiny_tokenizer(), top_k=2)
-    ranks = []
-    for (before, logits), (after, _) in pairwise(passes):
-        if after[:-1] == before:
-            logits[0] = -torch.inf  # the special token
-            ranks.append(int((logits > logits[after[-1]]).sum()))
-    assert set(ranks) == {0, 1}
+    special = len(tokenizer("")["input_ids"])
+    texts = [
+        (length, SEEDS[n * 5 // count]) for length, count in LENGTHS.items() for n in range(count)
+    ]
+    read = sum(length + special - 1 for length, _ in texts)  # the last token is only drawn
+    assert sum(tokens.numel() for tokens in passes) == read
+    assert len(passes) < sum(length - 1 for length, _ in texts)
 
 
 def test_special_tokens_are_never_drawn(tiny_gpt2):
     with favouring(tiny_gpt2, [0]), watching(tiny_gpt2) as passes:
         templates = sample(tiny_gpt2, tiny_tokenizer())
-    assert all(0 not in tokens for tokens, _ in passes)
+    assert all(0 not in tokens for tokens in passes)
     assert len(templates[1]) > len(f"{SEEDS[0]}. {{}}")
 
 
