@@ -202,5 +202,5 @@ def test_shipped_hypernetwork_edits_held_out_requests():
         editor.make_edit([request])
         scores.append(editor.judge(request))
         editor.restore()
-    for name, least in {"efficacy": 0.5, "paraphrase": 0.8, "neighborhood": 0.6}.items():
+    for name, least in {"efficacy": 0.5, "paraphrase": 0.8, "neighborhood": 0.8}.items():
         assert sum(score[name] for score in scores) / len(scores) > least
