@@ -113,7 +113,7 @@ def removals(config: str, editor: Editor, entries: Sequence[Entry]) -> Iterator[
 
 def table(rows: Sequence[Removed]) -> Iterator[str]:
     """Figures by method and way, as a table in Markdown."""
-    yield "| method | removal | edits | distance: median | largest | later facts stated | perplexity |"
+    yield "| method | removal | edits | distance: median | largest | later facts | perplexity |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for method, how in ((method, how) for method in RUNS for how in HOW):
         own = [row for row in rows if (row.method, row.how) == (method, how)]
