@@ -1,12 +1,14 @@
 """The presets of ``configs/``: every pair of model and method, and edits by each model's layers."""
 
 import dataclasses
+import inspect
+from pydoc import locate
 
 import pytest
 import yaml
 
 from command_line.composition import accepted, config_of, one_of
-from command_line.configs import CONFIGS
+from command_line.configs import CONFIGS, DEFAULTS
 from lightning_modules.functional.value_search import ValueSearchOptions
 from tests.batches import NEAR, log_prob, ready
 from tests.tiny import tiny_model
@@ -182,6 +184,25 @@ def test_every_published_file_belongs_to_a_method_and_a_model():
         assert content.keys() <= {"model", "data", "trainer"}
         known = accepted(read(file.name).content["model"]["class_path"])
         assert content.get("model", {}).keys() <= known
+
+
+OWN_DATA = [
+    file.name
+    for file in sorted(CONFIGS.glob("*.yaml"))
+    if file != DEFAULTS and "class_path" in read(file.name).content.get("data", {})
+]
+
+
+@pytest.mark.parametrize("config", OWN_DATA)
+def test_another_data_module_keeps_its_own_defaults(config, tmp_path, monkeypatch):
+    """The command line gives it the default module's arguments that it has too."""
+    monkeypatch.chdir(tmp_path)
+    chosen = main(["--config", config], run=False).config.data
+    given = read(config).content["data"].get("init_args", {})
+    known = inspect.signature(locate(chosen.class_path)).parameters
+    for name in known.keys() & vars(chosen.init_args).keys() - given.keys():
+        found = getattr(chosen.init_args, name)
+        assert (tuple(found) if isinstance(found, list) else found) == known[name].default, name
 
 
 ONE_OF_A_FAMILY = {family: model for model, (family, _) in PRETRAINED.items()}

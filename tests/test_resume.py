@@ -147,6 +147,18 @@ def test_a_run_told_to_stop_finishes_its_edit_and_can_go_on(command, whole, numb
     assert_same(run, whole[0])
 
 
+def test_the_options_of_the_first_edits_are_kept_and_make_them_again(command):
+    run = Path("runs/rome/version_0")
+    main([*command, "--data.limit", "3", "--collapse.threshold", "1e30"])
+    first = left(run)
+    main([*command, "--data.limit", "5", *AGAIN])
+    kept = run / "config-to-edit-3.yaml"
+    assert [file.name for file in run.glob("config-to-edit-*")] == [kept.name]
+    main(["fit", "--config", str(kept)])
+    assert left(Path("runs/rome/version_1")) == first
+    assert len(read_journal(run)) == 5
+
+
 def test_a_run_that_is_not_watched_every_time_resumes_with_its_last_record(command):
     command = [*command, "--trainer.val_check_interval", "4"]
     main(command)

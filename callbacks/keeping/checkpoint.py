@@ -20,6 +20,7 @@ from .run_folder import folder_of
 from .schedule import watched_next
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+ZIP_END = b"PK\5\6"  # begins the last 22 bytes of a zip without a comment
 SEAL = b"KEEL blake2b "  # ends a file, with the digest of its content; torch.load ignores it
 DIGEST = 32  # bytes
 
@@ -52,7 +53,10 @@ class Digested:
 
 
 def intact(file: Path) -> bool:
-    """Whether a checkpoint is intact, by its digest; by its zip checksums if it has none."""
+    """Whether a checkpoint is intact, by its digest; by its zip checksums if it has none.
+
+    A file whose digest is damaged does not pass for one without: that ends as a zip does.
+    """
     seal = len(SEAL) + DIGEST
     with file.open("rb") as read:
         left, digest = max(file.stat().st_size - seal, 0), blake2b(digest_size=DIGEST)
@@ -60,7 +64,7 @@ def intact(file: Path) -> bool:
             digest.update(data)
             left -= len(data)
         end = read.read()
-    if end.startswith(SEAL) or file.name in (LAST, PREVIOUS):
+    if end.startswith(SEAL) or not end[-22:].startswith(ZIP_END):
         return end == SEAL + digest.digest()
     try:
         with zipfile.ZipFile(file) as parts:

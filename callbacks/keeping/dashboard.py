@@ -9,12 +9,14 @@ import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from torch.utils.tensorboard.summary import hparams
 
+from lightning_modules.editing.editor import Editor
 from lightning_modules.editing.record import place_of
 
 from .charts import LIMIT, layout
 from .edit_texts import described, table
-from .hyper_parameters import drawn, hyper_parameters, outcome
+from .hyper_parameters import OUTCOME, drawn, hyper_parameters, outcome, unedited
 from .summary import numbers
 
 LARGEST = float(np.finfo(np.float32).max)  # in which TensorBoard stores a scalar
@@ -55,18 +57,33 @@ def lay_out(trainer: L.Trainer, record: dict[str, Any]) -> None:
             logger.experiment.add_custom_scalars(layout(points(record)))
 
 
-def compare(
+def introduce(trainer: L.Trainer, editor: Editor) -> None:
+    """Sends what distinguishes a run, with the unedited model's figures in place of its outcome.
+
+    TensorBoard's HPARAMS so has a row of a run that still goes on, or was killed.
+    """
+    settings = hyper_parameters(trainer, editor)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(settings)
+        if isinstance(logger, TensorBoardLogger):
+            columns, row, _ = hparams(settings, dict.fromkeys(OUTCOME, 0.0))
+            logger.experiment.file_writer.add_summary(columns)
+            logger.experiment.file_writer.add_summary(row)
+        if not trainer.global_step:
+            logger.log_metrics(unedited(editor.baseline), step=0)
+        logger.save()
+
+
+def conclude(
     trainer: L.Trainer, summary: Mapping[str, Any], edits: Sequence[dict[str, Any]]
 ) -> None:
-    """Sends what distinguishes a run, its outcome, and its texts at a glance."""
-    settings, final = hyper_parameters(trainer, trainer.lightning_module), outcome(summary)  # type: ignore[arg-type] # an editor
+    """Sends a run's outcome, and its texts at a glance."""
     for logger in trainer.loggers:
+        logger.log_metrics(outcome(summary), step=trainer.global_step)
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(settings, metrics=final)
+            *_, success = hparams({}, {})
+            logger.experiment.file_writer.add_summary(success)
             logger.experiment.add_text("edits", table(edits), trainer.global_step)
-        else:
-            logger.log_hyperparams(settings)
-            logger.log_metrics(final, step=trainer.global_step)
 
 
 def purge(trainer: L.Trainer, step: int) -> None:

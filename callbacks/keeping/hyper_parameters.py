@@ -12,11 +12,12 @@ from lightning_modules.editing.editor import Editor
 from lightning_modules.functional.value_search import ValueSearchOptions
 
 from .schedule import restores
-from .summary import numbers
+from .summary import numbers, summarize
 
 LEFT_OUT = ("method", "lm", "layers", "value", "fingerprint", "weights", "contexts", "test_prefix")
 FINAL = ("applied", "collapsed", "collapsed_at", "score", "final_perplexity", "highest_perplexity")
 MEANS = ("efficacy", "paraphrase", "neighborhood", "seconds_edit")
+OUTCOME = [f"final/{name}" for name in (*FINAL, *MEANS, "rolled_back", "log_perplexity", "stated")]
 ALWAYS = ("steps", "learning_rate")  # of the value search; others if they are not the defaults
 CEILING = 100 * math.log(10)  # stands for the logarithm of an infinite perplexity
 
@@ -51,6 +52,14 @@ def outcome(summary: Mapping[str, Any]) -> dict[str, float]:
         final["stated"] = summary["stated"]["stated"] / summary["stated"]["facts"]
     figures = numbers(final)
     return {f"final/{name}": value for name, value in figures.items() if math.isfinite(value)}
+
+
+def unedited(baseline: Mapping[str, float]) -> dict[str, float]:
+    """The same before the first edit."""
+    perplexity = dict.fromkeys(
+        ("final_perplexity", "highest_perplexity"), baseline.get("perplexity")
+    )
+    return outcome(summarize([], dict(baseline)) | perplexity)
 
 
 def drawn(log_perplexity: float) -> float:

@@ -13,7 +13,7 @@ from lightning_modules.editing.editor import Editor
 from lightning_modules.editing.replicas import Place, gathered
 
 from .closing import close
-from .dashboard import compare, lay_out, log, purge
+from .dashboard import conclude, introduce, lay_out, log, purge
 from .edit_lines import stated_at_edits, stated_now
 from .journal_file import JournalFile
 from .progress import EditBar
@@ -133,6 +133,7 @@ class EditJournal(L.Callback):
         if trainer.is_global_zero:
             self.file.take_up(self.saved["lines"] if self.goes_on else 0)
             purge(trainer, trainer.global_step * self.turn.devices + 1)
+            introduce(trainer, pl_module)
 
     def on_train_batch_start(
         self,
@@ -195,7 +196,7 @@ class EditJournal(L.Callback):
             "versions": {name: version(name) for name in PACKAGES},
         }
         write_json(folder_of(trainer) / "summary.json", summary)
-        compare(trainer, summary, edits)
+        conclude(trainer, summary, edits)
         if isinstance(trainer.progress_bar_callback, EditBar):
             trainer.progress_bar_callback.finish(trainer)
         close(trainer, pl_module, summary, edits)

@@ -106,8 +106,12 @@ class EditBar(TQDMProgressBar):
 
     def finish(self, trainer: L.Trainer) -> None:
         """Ends the bar, so that the last words of a run begin on a line of their own."""
-        fitting = trainer.state.fn == "fit"
-        (self.train_progress_bar if fitting else self.test_progress_bar).close()
+        if trainer.state.fn == "fit":
+            self.train_progress_bar.close()
+        elif trainer.state.fn == "validate":
+            self.val_progress_bar.close()
+        else:
+            self.test_progress_bar.close()
 
     def announce(self, trainer: L.Trainer, what: str | None) -> None:
         """Shows another activity on the current bar; None clears it."""

@@ -91,13 +91,16 @@ def spectra(edits: Sequence[dict[str, Any]], labels: Sequence[str], single: bool
     """
     figure = Figure(figsize=(4.8, 0.8 + 2.4 * len(labels)), dpi=SHARP, layout="constrained")
     panels = figure.subplots(len(labels), 1, squeeze=False, sharex=True, sharey=True).flat
+    handles: dict[str, Any] = {}
     for axes, label in zip(panels, labels, strict=True):
         suffix = f"_{label}" if len(labels) > 1 else ""
         _spectrum(axes, [e for e in edits if f"drift_spectrum{suffix}" in e], suffix, single)
         axes.set_title(f"layer {label.replace('_', ', ', 1)}", fontsize=9)
-        axes.set(yscale="log", xlabel="edit", ylabel="singular value")
+        axes.set(yscale="log", ylabel="singular value")
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=8)
+        handles |= {label: h for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    axes.set_xlabel("edit")
+    figure.legend(handles.values(), handles, loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 

@@ -12,7 +12,17 @@ from torch import Tensor
 
 from lightning_modules.functional.causal_trace import ROLES
 
-from ..watching.figures import ALARM, CEILING, FAINT, INK, SHARP
+from ..watching.beyond import end_of, mark_infinite, shown
+from ..watching.figures import ALARM, FAINT, INK, SHARP
+
+
+class Plain(LogFormatter):
+    """Writes 0.06, not 6e-02, at the ticks that it labels."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """The label of a tick; empty for most of those between powers of ten."""
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
 
 LINES = {"efficacy": "o-", "paraphrase": "s--", "neighborhood": "^:"}
 
@@ -53,7 +63,8 @@ def trace_figure(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _mark_peak(axes, found.numpy(), layers)
     grid[-1].set_xlabel("layer")
-    figure.colorbar(image, ax=list(grid), label="average indirect effect", extend="min")
+    scale = figure.colorbar(image, ax=list(grid), location="bottom", aspect=40, extend="min")
+    scale.set_label("average indirect effect")
     return figure
 
 
@@ -83,22 +94,25 @@ def study_figure(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, float
     figure = Figure(figsize=(4.8, 8.4), dpi=SHARP, layout="constrained")
     upper, middle, lower = figure.subplots(3, 1, sharex=True)
     for name, line in LINES.items():
-        _curve(upper, rows, name, line, INK if name == "efficacy" else "black")
+        _curve(upper, _told(rows, name), line, INK if name == "efficacy" else "black", name)
     upper.set(ylabel="mean over edits", ylim=(-0.03, 1.03))
-    _curve(middle, rows, "perplexity", "o-", INK, "mean")
-    _curve(middle, rows, "perplexity_highest", "x:", ALARM, "worst edit")
+    mean, worst = _told(rows, "perplexity"), _told(rows, "perplexity_highest")
+    end = end_of(value for _, value in [*mean, *worst])
+    _curve(middle, mean, "o-", INK, "mean", end)
+    _curve(middle, worst, "x:", ALARM, "worst edit", end)
     if "perplexity" in baseline:
         middle.axhline(baseline["perplexity"], color=FAINT, linestyle="--", label="unedited")
     middle.set(ylabel="perplexity of watched text")
-    _curve(lower, rows, "denominator", "o-", INK, "mean")
-    _curve(lower, rows, "denominator_lowest", "x:", ALARM, "lowest")
+    _curve(lower, _told(rows, "denominator"), "o-", INK, "mean")
+    _curve(lower, _told(rows, "denominator_lowest"), "x:", ALARM, "lowest")
     lower.set(ylabel="denominator")
     for axes in (middle, lower):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(LogFormatter())
-        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        axes.yaxis.set_minor_formatter(Plain(minor_thresholds=(2, 0.5)))
+    mark_infinite(middle, worst or mean, end, ALARM)
+    lower.set(xlabel="edited layer")
     for axes in (upper, middle, lower):
-        axes.set(xlabel="edited layer")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if axes.lines:
@@ -106,15 +120,20 @@ def study_figure(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, float
     return figure
 
 
+def _told(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
+    """Layers and their figures, where there are any."""
+    told = [(row["layer"], row[name]) for row in rows if name in row]
+    return [(layer, value) for layer, value in told if not math.isnan(value)]
+
+
 def _curve(
     axes: Axes,
-    rows: Sequence[Mapping[str, Any]],
-    name: str,
+    points: Sequence[tuple[float, float]],
     line: str,
     color: str,
-    label: str | None = None,
+    label: str,
+    end: float = math.inf,
 ) -> None:
-    told = [(row["layer"], min(row[name], CEILING)) for row in rows if name in row]
-    told = [(layer, value) for layer, value in told if not math.isnan(value)]
-    if told:
-        axes.plot(*zip(*told, strict=True), line, color=color, label=label or name, markersize=4)
+    if points:
+        drawn = [(layer, shown(value, end)) for layer, value in points]
+        axes.plot(*zip(*drawn, strict=True), line, color=color, label=label, markersize=4)

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-from ..watching.figures import ALARM, CEILING, FAINT, INK, SHARP
+from ..watching.beyond import end_of, mark_infinite, shown
+from ..watching.figures import ALARM, FAINT, INK, SHARP
 
 COLUMNS = 2
 TICK = 4  # levels from one tick of the papers' axis to the next
@@ -111,14 +112,17 @@ def levels_figure(
     )
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
     handles: dict[str, Any] = {}
+    end = end_of(point["perplexity"] for point in points)
     for name, axes in zip(names, panels, strict=False):
         _draw_published(axes, [point for point in reference if point.task == name])
-        _draw(axes, [point for point in points if name in point["tasks"]], name)
+        _draw(axes, [point for point in points if name in point["tasks"]], name, end)
         axes.axhline(chances.get(name, 0.0), color=INK, linestyle="--", lw=1, label="random guess")
         rho = f", rho = {rhos[name]:.2f}" if name in rhos else ""
         axes.set(title=f"{name}{rho}", xscale="log", ylim=(-0.05, 1.05))
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
+        found = [(p["tasks"][name], p["perplexity"]) for p in points if name in p["tasks"]]
+        mark_infinite(axes, found, end, ALARM, along="x")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
         handles |= {label: h for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -134,9 +138,9 @@ def levels_figure(
     return figure
 
 
-def _draw(axes: Axes, points: Sequence[Mapping[str, Any]], name: str) -> None:
+def _draw(axes: Axes, points: Sequence[Mapping[str, Any]], name: str, end: float) -> None:
     """Draws the evaluated models; a perplexity that is not finite is at the axis' end."""
-    perplexities = [min(point["perplexity"], CEILING) for point in points]
+    perplexities = [shown(point["perplexity"], end) for point in points]
     scores = [point["tasks"][name] for point in points]
     axes.plot(
         perplexities[1:],

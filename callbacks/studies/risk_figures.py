@@ -32,6 +32,7 @@ def risk_figure(destroyed: np.ndarray, risks: Mapping[str, np.ndarray], limit: f
     for axes in (upper, middle, lower):
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
+    middle.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     return figure
 
 
@@ -72,7 +73,8 @@ def _reliability(axes: Axes, destroyed: np.ndarray, probability: np.ndarray) -> 
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8)
     axes.plot(said, happened, "o-", color=INK, label="five bins, and their edits")
     for x, y, count in zip(said, happened, counts[counts > 0], strict=True):
-        axes.annotate(f"{count}", (x, y), xytext=(6, -12), textcoords="offset points")
+        below = -12 if y > 0.5 else 5  # away from the frame
+        axes.annotate(f"{count}", (x, y), xytext=(6, below), textcoords="offset points")
     axes.set(
         xlabel="probability of collapse, before the edit",
         ylabel="collapsed (share)",

@@ -16,12 +16,12 @@ from ..keeping.dashboard import show
 from ..keeping.hyper_parameters import in_words
 from ..keeping.run_folder import folder_of, read_journal
 from ..keeping.schedule import restores
+from .beyond import end_of, mark_infinite, shown
 
 SHARP = 150  # dots per inch
-CEILING = 1e100  # an infinite perplexity is drawn here, and whatever a logarithmic axis cannot show
 FEW = 40  # edits that are drawn as points too, since a single one makes no line
 DECADES = 1000  # the ratio of two perplexities from which an axis has powers of ten only
-WIDE = (4.8, 3.4)  # inches; TensorBoard shows it so narrow that a wider one cannot be read
+WIDE = (4.8, 4.0)  # inches; TensorBoard shows it so narrow that a wider one cannot be read
 INK, ALARM, FAINT = "#1b4965", "#c1121f", "#8d99ae"
 
 
@@ -43,49 +43,50 @@ class HealthFigure(L.Callback):
 def health_figure(
     edits: list[dict[str, Any]], baseline: dict[str, float], single: bool = False
 ) -> Figure:
-    """Perplexity after each edit, on a logarithmic axis.
+    """Perplexity after each edit, on a logarithmic axis; infinite ones are marked at its end.
 
     Args:
         edits: watched records of a journal.
         baseline: figures of the unedited model: ``perplexity``, ``collapse_limit``.
         single: whether each edit starts from the original model, so that no line joins them.
     """
+    limit = baseline.get("collapse_limit", math.inf)
+    lines = [baseline[name] for name in ("perplexity", "collapse_limit") if name in baseline]
+    points = [(edit["edit"], edit["perplexity"]) for edit in edits]
+    end = end_of([*lines, *(perplexity for _, perplexity in points)])
     refused = [edit for edit in edits if edit.get("status") == "rolled_back"]
     edits = [edit for edit in edits if edit not in refused]
     figure = Figure(figsize=WIDE, dpi=SHARP, layout="constrained")
     axes = figure.subplots()
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-    finite = [min(edit["perplexity"], CEILING) for edit in edits]
+    heights = [shown(edit["perplexity"], end) for edit in edits]
     numbers = [edit["edit"] for edit in edits]
     for (style, label), chosen in marks(edits, single).items():
-        drawn = [numbers[n] for n in chosen], [finite[n] for n in chosen]
+        drawn = [numbers[n] for n in chosen], [heights[n] for n in chosen]
         axes.plot(*drawn, style, color=INK, markersize=4, label=label)
     if "perplexity" in baseline:
         axes.axhline(baseline["perplexity"], color=FAINT, linestyle=":", label="unedited")
-    limit = baseline.get("collapse_limit", math.inf)
     if math.isfinite(limit):
         axes.axhline(limit, color=ALARM, linestyle="--", label=f"collapse above {limit:.4g}")
     collapsed = [n for n, edit in enumerate(edits) if edit.get("collapsed")]
     name = f"collapsed ({len(collapsed)} of {len(edits)})"
     if not single and collapsed:
         name, collapsed = f"first collapse, at edit {numbers[collapsed[0]]}", collapsed[:1]
-    drawn = [numbers[n] for n in collapsed], [finite[n] for n in collapsed]
+    drawn = [numbers[n] for n in collapsed], [heights[n] for n in collapsed]
     if collapsed:
         axes.plot(*drawn, "x", color=ALARM, markersize=9, label=name)
-    if refused:
-        axes.plot(
-            [edit["edit"] for edit in refused],
-            [min(edit["perplexity"], CEILING) for edit in refused],
-            "o",
-            color=FAINT,
-            fillstyle="none",
-            label=f"taken back ({len(refused)})",
-        )
+    taken_back = [(edit["edit"], shown(edit["perplexity"], end)) for edit in refused]
+    if taken_back:
+        name = f"taken back ({len(refused)})"
+        drawn = [number for number, _ in taken_back], [height for _, height in taken_back]
+        axes.plot(*drawn, "o", color=FAINT, fillstyle="none", label=name)
     case = "case, by its place in the data" if single else "edit"
     axes.set(yscale="log", xlabel=case, ylabel="perplexity of watched text")
+    mark_infinite(axes, points, end, ALARM)
     few_ticks(axes.yaxis)
     axes.grid(alpha=0.3)
-    axes.legend(loc="best", frameon=False)
+    columns = 1 if len(axes.get_legend_handles_labels()[1]) == 1 else 2
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=columns, frameon=False)
     return figure
 
 
@@ -95,7 +96,7 @@ def marks(edits: list[dict[str, Any]], single: bool) -> dict[tuple[str, str], li
     line = "o-" if len(edits) <= FEW else "-"
     for place, edit in enumerate(edits):
         if single and one_word_first(str(edit.get("prompt")), str(edit.get("subject"))):
-            kind = "^", "after the edit, subject one word that begins the prompt"
+            kind = "^", "after it, one-word subject first"
         else:
             kind = "." if single else line, "after the edit"
         kinds.setdefault(kind, []).append(place)

@@ -4,25 +4,22 @@ import unicodedata
 from collections.abc import Sequence
 from hashlib import blake2b
 from statistics import fmean
-from typing import Any
 
 import lightning as L
 import torch
 
 from data_modules.records import EditRequest
 from lightning_modules.editing.editor import Editor
-from lightning_modules.editing.replicas import in_turn
 from lightning_modules.language_model.generation import prompt_room
 from lightning_modules.language_model.text_sampling import sample_texts
 from lightning_modules.language_model.tokens import Span, encode
 
-from ..keeping.means import mean_scores
-from .edit_metrics import log_retained
 from .references import Reference, References, tfidf_cosine
 from .text_measures import ngram_entropy, nltk_words, require_nltk
+from .written_texts import WrittenTexts
 
 
-class FluencyMetrics(L.Callback):
+class FluencyMetrics(WrittenTexts):
     """Samples a text from each generation prompt and measures fluency and consistency.
 
     ``ngram_entropy`` is the mean entropy of the texts' bigrams and trigrams, prompts included.
@@ -71,7 +68,6 @@ class FluencyMetrics(L.Callback):
         self.nltk_data = nltk_data
         self.files = (references, corpus)
         self.references: References | None = None
-        self.read: list[list[dict[str, float]]] = []
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Reads the references; checks early that there are prompts and the model can go on.
@@ -90,31 +86,12 @@ class FluencyMetrics(L.Callback):
         if file is not None and self.references is None:
             self.references = References(file, corpus)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Completes the record of an edit."""
-        edit = pl_module.record.get("edit", trainer.global_step)
-        if batch and edit % self.every_n_edits == 0:
-            pl_module.record |= mean_scores([self.measured(pl_module, each) for each in batch])
+    def measured(self, editor: Editor, requests: Sequence[EditRequest]) -> list[dict[str, float]]:
+        """Measures of each request's texts; none of one without generation prompts."""
+        return [self.scores(editor, request) for request in requests]
 
-    def on_test_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Clears the scores."""
-        self.on_fit_start(trainer, pl_module)
-        self.read = []
-
-    def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, *args: Any
-    ) -> None:
-        """Adds the scores of a batch."""
-        self.read.append([self.measured(pl_module, each) for each in pl_module.tested(batch)])
-
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Logs the mean scores, as ``retention/*``."""
-        log_retained(pl_module, [scores for batch in in_turn(self.read) for scores in batch])
-
-    def measured(self, editor: Editor, request: EditRequest) -> dict[str, float]:
-        """Measures of a request's texts; none if it has no generation prompts."""
+    def scores(self, editor: Editor, request: EditRequest) -> dict[str, float]:
+        """The same of one request."""
         if not request.generation:
             return {}
         texts = self.written(editor, request)

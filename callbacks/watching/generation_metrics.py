@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import lightning as L
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from data_modules.records import EditRequest, Frame
 from lightning_modules.editing.editor import Editor
-from lightning_modules.editing.replicas import in_turn
 from lightning_modules.language_model.chat import chat_frame
 from lightning_modules.language_model.generation import generate, prompt_room
 from lightning_modules.language_model.loading import load
@@ -17,15 +16,15 @@ from lightning_modules.language_model.matching import squad_words
 from lightning_modules.language_model.verdicts import Reply, verdicts
 
 from ..keeping.means import mean_scores
-from .edit_metrics import log_retained
 from .text_measures import ngram_entropy
+from .written_texts import WrittenTexts
 
 STOPS = (".", "\n")
 Context = Literal["question", "instruction", "chat"]
 INSTRUCTION = Frame("Answer the question in a few words.\nQuestion: ", "\nAnswer:")
 
 
-class GenerationMetrics(L.Callback):
+class GenerationMetrics(WrittenTexts):
     """Generates greedily from a request's prompts and compares the texts with the target.
 
     ``efficacy_generation`` and ``paraphrase_generation`` are 1 if the text up to the first stop or
@@ -75,7 +74,6 @@ class GenerationMetrics(L.Callback):
         self.contexts = tuple(dict.fromkeys(contexts))
         self.judge_name = judge
         self.judge: tuple[PreTrainedModel, PreTrainedTokenizerFast] | None = None
-        self.read: list[list[dict[str, Any]]] = []
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Loads the judge; checks early that the model can generate this length in each context."""
@@ -84,29 +82,6 @@ class GenerationMetrics(L.Callback):
         if self.judge_name is not None and self.judge is None:
             self.judge = load(self.judge_name)
             self.judge[0].to(pl_module.device)  # type: ignore[arg-type] # transformers wraps it
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Completes the record of an edit."""
-        edit = pl_module.record.get("edit", trainer.global_step)
-        if batch and edit % self.every_n_edits == 0:
-            pl_module.record |= mean_scores(self.measured(pl_module, batch))
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Clears the scores."""
-        self.on_fit_start(trainer, pl_module)
-        self.read = []
-
-    def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, *args: Any
-    ) -> None:
-        """Adds the scores of a batch."""
-        self.read.append(self.measured(pl_module, pl_module.tested(batch)))
-
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Logs the mean scores, as ``retention/*``."""
-        log_retained(pl_module, [scores for batch in in_turn(self.read) for scores in batch])
 
     def measured(self, editor: Editor, requests: Sequence[EditRequest]) -> list[dict[str, float]]:
         """Measures of each request's texts; absent where undefined."""

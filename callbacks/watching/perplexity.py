@@ -6,12 +6,15 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_modules.editing.editor import Editor
 
+from ..keeping.progress import EditBar
 from .measures import perplexities
+from .validation_table import validation_sentence, validation_table
 
 
 class CorpusPerplexity(Metric):
@@ -53,9 +56,10 @@ class Perplexity(L.Callback):
         self.behind_bos = CorpusPerplexity()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Resets the metric."""
+        """Resets the metric; under ``validate`` its table takes the place of Lightning's."""
         self.metric.reset()
         self.behind_bos.reset()
+        trainer.validate_loop.verbose = False
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: Editor, outputs: Any, batch: Any, *args: Any
@@ -90,6 +94,19 @@ class Perplexity(L.Callback):
             shown = fitting and name == "perplexity"
             logged = False if fitting else None  # in a fit the journal logs, on the axis of edits
             pl_module.log(name, value, prog_bar=shown, logger=logged, batch_size=1)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Under ``validate``, prints the table of all that was logged, and a sentence."""
+        if trainer.state.fn != "validate":
+            return
+        if isinstance(trainer.progress_bar_callback, EditBar):
+            trainer.progress_bar_callback.finish(trainer)
+        found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        known = {name: value for name, value in pl_module.baseline.items() if name in found}
+        unedited, edited = (known, found) if pl_module.edited_requests else (found, {})
+        limit = pl_module.baseline.get("collapse_limit")
+        rank_zero_info(f"\n{validation_table(unedited, edited)}\n")
+        rank_zero_info(validation_sentence(unedited, edited, limit))
 
 
 def measured(trainer: L.Trainer, editor: Editor) -> dict[str, float]:

@@ -184,7 +184,7 @@ def retention_figure(
         axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     means = [row.get("mean", np.nan) for row in rows]
     beside.plot(means, times, "o-", color=INK, markersize=4, zorder=3)
-    beside.set(xlabel=f"mean {metric}", xlim=(lowest - 0.05, 1.05))
+    beside.set(xlabel="mean", xlim=(lowest - 0.05, 1.05))
     beside.grid(alpha=0.3)
     if collapse is not None:
         axes.axhline(collapse, color="white", linewidth=4)

@@ -29,7 +29,7 @@ def retention_table(edited: Mapping[str, float], unedited: Mapping[str, float]) 
     further = [name for name in kept if name not in {*ROWS, "edits"} and not _is_detail(name)]
     lines = [COLUMNS.format("", "unedited", "edited" if unedited else "", "95 % interval")]
     for name in [*(name for name in ROWS if name in kept), *further]:
-        show = _percent if name in ROWS or name.startswith("tasks/") else "{:.4g}".format
+        show = percent if name in ROWS or name.startswith("tasks/") else "{:.4g}".format
         before = unedited.get(name) if unedited else kept[name]
         ends = [show(kept[f"{name}{end}"]) for end in ("_low", "_high") if f"{name}{end}" in kept]
         row = (show(before) if before is not None else "", show(kept[name]) if unedited else "")
@@ -52,5 +52,6 @@ def _is_detail(name: str) -> bool:
     return name.endswith(DETAILS) and not name.startswith("tasks/")
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share in words, such as ``95.0 %``."""
     return f"{share:.1%}".replace("%", " %")

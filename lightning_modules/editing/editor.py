@@ -87,7 +87,7 @@ class Editor(WatchedModel):
         """Takes the model of another editor, with its masters and originals."""
         self.lm, self.tokenizer, self.fingerprint = owner.lm, owner.tokenizer, owner.fingerprint
         self.lm_name, self.judging, self.edited = owner.lm_name, owner.judging, owner.edited
-        self.share, self.frames = owner.share, owner.frames
+        self.share, self.frames, self.lower = owner.share, owner.frames, owner.lower.anew()
         self.to(owner.device)
 
     def layers_under_edit(self) -> list[int]:

@@ -17,7 +17,6 @@ from ..editing.edited_weights import Update
 from ..editing.editor import Editor
 from ..editing.ledger import Entry
 from ..editing.refitting import Refitting
-from ..language_model.lower_states import LowerStates
 
 Removal = Literal["subtract", "refit", "again"]
 
@@ -99,7 +98,6 @@ def method_of(run: Path, owner: Editor) -> Editor:
     if isinstance(method, type(owner)):
         raise ValueError(f"{run} is a replay itself; give the run whose edits it repeats")
     method.borrow(owner)
-    method.lower = LowerStates(method.lowest_layer(), 0)  # the owner's may not take gradients
     method.begin()
     return method
 

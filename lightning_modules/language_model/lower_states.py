@@ -31,6 +31,10 @@ class LowerStates:
         self.newest = newest
         self.kept: dict[tuple, Tensor] = {}
 
+    def anew(self) -> "LowerStates":
+        """Below the same layer, but without a cache: these may be states that take no gradient."""
+        return LowerStates(self.layer, 0)
+
     @contextmanager
     def reused(
         self, lm: PreTrainedModel, rows: Sequence[Sequence[int]], copies: int = 1

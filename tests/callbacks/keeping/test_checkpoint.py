@@ -48,6 +48,18 @@ def test_any_flipped_bit_of_a_checkpoint_is_noticed(last):
     assert intact(last)
 
 
+def test_a_last_checkpoint_of_lightnings_own_is_intact_until_a_tensor_changes(tmp_path):
+    file = tmp_path / "last.ckpt"
+    torch.save({**VERSION, "weight": torch.full((300,), 7.5)}, file)
+    assert WholeFiles().load_checkpoint(file)["weight"].sum() == 2250
+    data = file.read_bytes()
+    place = data.index(torch.full((300,), 7.5).numpy().tobytes()) + 100
+    file.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+    assert not intact(file)
+    file.write_bytes(data[:-1])
+    assert not intact(file)
+
+
 @pytest.mark.parametrize("left", [0, 20, 500])
 def test_a_truncated_checkpoint_falls_back_to_the_one_before_and_says_so(last, left):
     last.write_bytes(last.read_bytes()[:left])

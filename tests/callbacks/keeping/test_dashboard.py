@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from callbacks.keeping.charts import LIMIT
-from callbacks.keeping.dashboard import compare, points, show
+from callbacks.keeping.dashboard import conclude, introduce, points, show
 from callbacks.keeping.hyper_parameters import CEILING
 
 PICTURE = Figure()
@@ -52,13 +52,25 @@ def test_figures_too_large_for_a_chart_are_left_to_their_logarithm():
     assert points({"perplexity": 1e39, "log_perplexity": 89.8}) == {"health/log_perplexity": 89.8}
 
 
-def test_a_logger_without_texts_gets_settings_and_outcome(monkeypatch):
+@pytest.mark.parametrize("edits", [0, 2])
+def test_a_logger_without_texts_gets_settings_at_the_start_and_the_outcome_at_the_end(
+    monkeypatch, edits
+):
     monkeypatch.setattr("callbacks.keeping.dashboard.hyper_parameters", lambda *_: {"method": "M"})
     monkeypatch.setattr("callbacks.keeping.dashboard.outcome", lambda _: {"final/score": 0.5})
     settings, metrics = Kept("log_hyperparams"), Kept("log_metrics")
     logger = SimpleNamespace(
-        log_hyperparams=settings.log_hyperparams, log_metrics=metrics.log_metrics
+        log_hyperparams=settings.log_hyperparams,
+        log_metrics=metrics.log_metrics,
+        save=lambda: None,
     )
-    compare(SimpleNamespace(loggers=[logger], lightning_module=None, global_step=7), {}, [])
+    trainer = SimpleNamespace(loggers=[logger], global_step=edits)
+    introduce(trainer, SimpleNamespace(baseline={"perplexity": 20.0}))
+    trainer.global_step = 7
+    conclude(trainer, {}, [])
     assert settings.calls == [(({"method": "M"},), {})]
-    assert metrics.calls == [(({"final/score": 0.5},), {"step": 7})]
+    first, last = metrics.calls[:-1], metrics.calls[-1]
+    assert [(figures[0]["final/final_perplexity"], step) for figures, step in first] == (
+        [] if edits else [(20.0, {"step": 0})]
+    )
+    assert last == (({"final/score": 0.5},), {"step": 7})

@@ -6,10 +6,12 @@ import pytest
 
 from callbacks.keeping.hyper_parameters import (
     CEILING,
+    OUTCOME,
     drawn,
     hyper_parameters,
     in_words,
     outcome,
+    unedited,
 )
 from callbacks.keeping.schedule import StandsAlone
 from callbacks.keeping.summary import summarize
@@ -80,6 +82,25 @@ def test_the_outcome_has_what_compares_runs_and_no_infinity():
         "final/log_perplexity": CEILING,
         "final/stated": 0.25,
     }
+
+
+def test_before_the_first_edit_the_outcome_is_the_unedited_models():
+    assert unedited({"perplexity": 20.0, "tasks/piqa": 0.5}) == {
+        "final/applied": 0,
+        "final/collapsed": 0,
+        "final/rolled_back": 0,
+        "final/final_perplexity": 20.0,
+        "final/highest_perplexity": 20.0,
+        "final/log_perplexity": math.log(20.0),
+    }
+    assert "final/log_perplexity" not in unedited({})
+
+
+def test_every_figure_of_an_outcome_has_its_column():
+    edits = [{"edit": 1, "status": "applied", "perplexity": 30.0, "collapsed": True}]
+    edits[0] |= dict.fromkeys(("efficacy", "paraphrase", "neighborhood", "seconds_edit"), 1.0)
+    summary = summarize(edits, {}) | {"stated": {"facts": 4, "stated": 1}}
+    assert outcome(summary).keys() == set(OUTCOME)
 
 
 def test_a_perplexity_beyond_all_bounds_is_drawn_at_the_ceiling():

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import lightning as L
 import pytest
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from callbacks.keeping.dashboard import tag
+from callbacks.keeping.hyper_parameters import OUTCOME
 from callbacks.keeping.journal import read_journal
 from tests.callbacks.runs import (
     REQUESTS,
@@ -203,6 +204,27 @@ def test_requests_hyperparameters_and_the_figure_are_on_the_dashboard(events):
     assert start["method"].string_value == "ROME"
     assert start["layers"].string_value == "0"
     assert start["data.requests"].number_value == 4
+
+
+def test_a_run_that_breaks_off_has_its_row_with_the_unedited_models_figures(lm, tmp_path):
+    class Breaks(L.Callback):
+        def on_train_batch_start(self, *args):
+            raise KeyError("power")
+
+    logger = TensorBoardLogger(tmp_path, name="", version="", default_hp_metric=False)
+    with pytest.raises(KeyError, match="power"):
+        fit(lm, tmp_path, [*watching(), Breaks()], logger=logger)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    found = {
+        name.removeprefix("_hparams_/"): HParamsPluginData.FromString(content)
+        for name, content in events.PluginTagToContent("hparams").items()
+    }
+    assert found.keys() == {"experiment", "session_start_info"}  # no end
+    assert found["session_start_info"].session_start_info.hparams["method"].string_value == "ROME"
+    assert {info.name.tag for info in found["experiment"].experiment.metric_infos} == set(OUTCOME)
+    (point,) = events.Scalars("final/final_perplexity")
+    assert point.value == events.Scalars("health/perplexity")[0].value
 
 
 def test_the_dashboard_has_a_layout_and_the_requests_at_a_glance(events):

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from callbacks.studies.layer_figures import study_figure, trace_figure
-from callbacks.watching.figures import CEILING
 from lightning_modules.functional.causal_trace import ROLES
 
 LAYERS = [0, 2, 4]
@@ -42,12 +41,16 @@ class TestTrace:
 
 
 class TestStudy:
-    def test_curves_run_over_layers_and_end_at_the_ceiling(self):
+    def test_curves_run_over_layers_and_an_infinite_perplexity_is_at_the_axis_end(self):
         scores, perplexity, denominator = study_figure(ROWS, {"perplexity": 79.0}).axes
         assert [line.get_label() for line in scores.lines] == ["efficacy"]
         assert scores.lines[0].get_xydata().tolist() == [[0, 1.0], [3, 0.5]]
-        assert [line.get_label() for line in perplexity.lines] == ["mean", "worst edit", "unedited"]
-        assert perplexity.lines[0].get_ydata().tolist() == [80.0, CEILING]
+        assert [line.get_label() for line in perplexity.lines] == [
+            *("mean", "worst edit", "unedited", "infinite (1)")
+        ]
+        end = perplexity.get_ylim()[1]
+        assert perplexity.lines[0].get_ydata().tolist() == [80.0, end]
+        assert end < 1000
         assert not denominator.lines
 
     def test_a_baseline_that_was_not_measured_is_not_drawn(self):

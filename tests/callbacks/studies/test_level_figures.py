@@ -66,10 +66,14 @@ def test_every_score_has_a_panel_with_its_rho_and_random_guess():
     assert [axes.get_title() for axes in (piqa, squad)] == ["piqa, rho = -0.99", "squad_v2_f1"]
     assert piqa.get_xscale() == "log"
     assert drawn(piqa)["unedited"] == [[60.0, 0.9]]
-    assert drawn(piqa)["edited, first of its level"] == [[250.0, 0.7], [1e100, 0.5]]
+    end = piqa.get_xlim()[1]
+    assert drawn(piqa)["edited, first of its level"] == [[250.0, 0.7], [end, 0.5]]
+    assert drawn(piqa)["infinite (1)"] == [[end, 0.5]]
+    assert end == 1000
     assert drawn(piqa)["random guess"] == [[0.0, 0.5], [1.0, 0.5]]
     assert drawn(squad)["random guess"] == [[0.0, 0.0], [1.0, 0.0]]
-    assert len(piqa.get_lines()) == 3
+    assert len(piqa.get_lines()) == 4
+    assert len(squad.get_lines()) == 4
 
 
 def test_the_papers_points_lie_beside_ours_with_a_marker_for_each_model(tmp_path):
@@ -81,5 +85,6 @@ def test_the_papers_points_lie_beside_ours_with_a_marker_for_each_model(tmp_path
     label = "{} (digitised)"
     assert drawn(piqa)[label.format("GPT-J")] == [[50.34, 0.75], [229.5, 0.6]]
     assert drawn(piqa)[label.format("GPT-2-XL")] == [[247.68, 0.65]]
-    assert len({line.get_marker() for line in piqa.get_lines()[:-1]}) == 4
-    assert len(squad.get_lines()) == 3
+    markers = {line.get_marker() for line in piqa.get_lines()}
+    assert markers == {"o", "*", "^", "s", ">", "None"}
+    assert len(squad.get_lines()) == 4

@@ -34,9 +34,10 @@ def test_nothing_is_drawn_where_nothing_was_watched(lm, tmp_path):
 def test_curve_has_a_point_for_each_edit_and_a_cross_for_the_first_collapse():
     collapsed = [*EDITS, {"edit": 6, "perplexity": 2e3, "collapsed": True}]
     drawn = lines(health_figure(collapsed, {"perplexity": 25.0, "collapse_limit": 1000.0}))
-    assert drawn["after the edit"].get_xydata().tolist() == [[1, 30], [2, 1e100], [5, 40], [6, 2e3]]
+    end = drawn["infinite (1)"].get_ydata()[0]
+    assert drawn["after the edit"].get_xydata().tolist() == [[1, 30], [2, end], [5, 40], [6, 2e3]]
     assert drawn["after the edit"].get_linestyle() == "-"
-    assert drawn["first collapse, at edit 2"].get_xydata().tolist() == [[2, 1e100]]
+    assert drawn["first collapse, at edit 2"].get_xydata().tolist() == [[2, end]]
     assert set(drawn["unedited"].get_ydata()) == {25.0}
     assert set(drawn["collapse above 1000"].get_ydata()) == {1000.0}
 
@@ -45,7 +46,8 @@ def test_edits_that_were_taken_back_stand_beside_the_curve():
     refused = {"edit": 3, "perplexity": 900.0, "collapsed": True, "status": "rolled_back"}
     drawn = lines(health_figure([*EDITS, refused], {}))
     assert drawn["taken back (1)"].get_xydata().tolist() == [[3, 900]]
-    assert drawn["after the edit"].get_xydata().tolist() == [[1, 30], [2, 1e100], [5, 40]]
+    end = drawn["infinite (1)"].get_ydata()[0]
+    assert drawn["after the edit"].get_xydata().tolist() == [[1, 30], [2, end], [5, 40]]
     assert "first collapse, at edit 2" in drawn
 
 
@@ -84,7 +86,8 @@ def test_single_edits_are_not_joined():
     drawn = lines(health_figure(collapsed, {}, single=True))
     assert drawn["after the edit"].get_linestyle() == "None"
     assert drawn["after the edit"].get_marker() == "."
-    assert drawn["collapsed (2 of 4)"].get_xydata().tolist() == [[2, 1e100], [6, 2e3]]
+    end = drawn["infinite (1)"].get_ydata()[0]
+    assert drawn["collapsed (2 of 4)"].get_xydata().tolist() == [[2, end], [6, 2e3]]
 
 
 def test_one_word_subjects_that_begin_the_prompt_have_a_mark_of_their_own():
@@ -94,10 +97,11 @@ def test_one_word_subjects_that_begin_the_prompt_have_a_mark_of_their_own():
         for edit, (prompt, subject) in zip(EDITS, requests, strict=True)
     ]
     drawn = lines(health_figure(edits, {}, single=True))
-    apart = drawn["after the edit, subject one word that begins the prompt"]
+    apart = drawn["after it, one-word subject first"]
     assert apart.get_xydata().tolist() == [[1, 30]]
     assert apart.get_marker() == "^"
-    assert drawn["after the edit"].get_xydata().tolist() == [[2, 1e100], [5, 40]]
+    end = drawn["infinite (1)"].get_ydata()[0]
+    assert drawn["after the edit"].get_xydata().tolist() == [[2, end], [5, 40]]
 
 
 @pytest.mark.parametrize("baseline", [{}, {"perplexity": 25.0, "collapse_limit": math.inf}])

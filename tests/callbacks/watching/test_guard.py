@@ -17,6 +17,7 @@ from data_modules.forms.readers import read_requests
 from lightning_modules.editing.collapse_risk import Calibration, Feature
 from lightning_modules.editing.edited_weights import Update
 from lightning_modules.editing.ledger import read_ledger
+from lightning_modules.methods.fine_tuning import FineTuning
 from lightning_modules.methods.rome import ROME, ConsistentROME
 from tests.callbacks.runs import METHOD, REQUESTS, fit, options_of, watching, without_timings
 from tests.test_devices import run_on
@@ -124,6 +125,15 @@ def test_a_refused_edit_is_made_by_another_method(lm, tmp_path, sequential):
     assert run.edits[1]["reason"].startswith("made by ROME; Wrecks: perplexity ")
     assert run.edits[1]["collapsed"] is False
     assert len(read_ledger(tmp_path)) == 4
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_refused_edit_is_made_by_fine_tuning(lm, tmp_path, steps):
+    run = guarded(lm, tmp_path, retry=FineTuning(layers=[0], steps=steps, goal=1e-9))
+    assert run.column("method") == ["Wrecks", "FineTuning", "Wrecks", "Wrecks"]
+    assert run.column("status") == ["applied"] * 4
+    assert run.edits[1]["steps"] == steps
+    assert 0 < run.edits[1]["update_norm"] < run.edits[0]["update_norm"]
 
 
 def test_what_the_other_method_makes_is_judged_too(lm, tmp_path, healthy):

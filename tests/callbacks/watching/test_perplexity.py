@@ -4,10 +4,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from callbacks.watching import perplexity
+from callbacks.watching.collapse import CollapseStopping
 from callbacks.watching.perplexity import CorpusPerplexity, Perplexity
 from data_modules.records import WatchedText
 from lightning_modules.methods.rome import ROME
-from tests.callbacks.runs import Poison, fit, naive_perplexities, trainer_in, watching
+from tests.callbacks.runs import METHOD, Poison, fit, naive_perplexities, trainer_in, watching
 from tests.tiny import tiny_tokenizer
 
 
@@ -40,6 +42,27 @@ def test_validate_reports_the_perplexity_of_the_model_as_it_is(sequential, tmp_p
     last = sequential.edits[-1]
     assert found == pytest.approx({name: last[name] for name in found}, rel=1e-5)
     assert set(found) == {"perplexity", "log_perplexity", "perplexity_pooled"}
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_validate_prints_one_table_with_the_unedited_model_and_a_sentence(
+    sequential, monkeypatch, capsys
+):
+    said = []
+    monkeypatch.setattr(perplexity, "rank_zero_info", said.append)
+    trainer = trainer_in(sequential.folder, [Perplexity(), CollapseStopping(threshold=1000.0)])
+    for checkpoint in (sequential.checkpoint(2), None):
+        editor = ROME(lm=sequential.editor.lm_name, **METHOD)
+        trainer.validate(editor, sequential.data, ckpt_path=checkpoint)
+    assert "perplexity" not in capsys.readouterr().out
+    before, after = sequential.editor.baseline["perplexity"], sequential.edits[1]["perplexity"]
+    row = f"{'perplexity, mean of the watched texts':<38}{before:>10.4g}"
+    assert f"{row}{after:>10.4g}" in said[0].splitlines()
+    assert said[1].endswith(
+        f"{after:.4g}, the unedited one's {before:.4g}: no collapse, below 1000"
+    )
+    assert row in said[2].splitlines()
+    assert said[3] == f"Nothing is edited: the unedited model's perplexity is {before:.4g}"
 
 
 def test_an_overflowing_perplexity_has_a_finite_logarithm(lm, tmp_path):

@@ -7,6 +7,7 @@ from callbacks.keeping.checkpoint import EditCheckpoint
 from callbacks.keeping.run_folder import read_journal
 from callbacks.watching.restore import RestoreWeights
 from lightning_modules.jobs.layer_study import LayerStudy
+from lightning_modules.methods.fine_tuning import FineTuning
 from lightning_modules.methods.memit import MEMIT
 from lightning_modules.methods.rome import ROME
 from tests.callbacks.runs import METHOD, REQUESTS, data_of, tiny_lm, trainer_in, watching
@@ -34,7 +35,11 @@ def lm(tmp_path_factory):
     return tiny_lm(tmp_path_factory.mktemp("lm"))
 
 
-def study(lm, folder, resume=None):
+def tuning(layer):
+    return FineTuning([layer], steps=2)
+
+
+def study(lm, folder, resume=None, method=method):
     """Four requests in two layers, with a checkpoint behind each edit."""
     module = LayerStudy(method, lm=lm)
     callbacks = [*watching(), RestoreWeights(), EveryCheckpoint()]
@@ -73,6 +78,17 @@ def test_a_layers_edits_are_those_of_a_run_of_its_own(studied, lm, tmp_path, lay
     trainer.fit(ROME(layer, lm=lm, **OPTIONS), datamodule=data_of())
     alone = [edit | {"layer": layer} for edit in read_journal(tmp_path)]
     assert [edit.get(name) for edit in alone for name in FIGURES] == figures(own)
+
+
+def test_fine_tunings_edits_are_those_of_a_run_of_its_own_too(lm, tmp_path):
+    _, edits = study(lm, tmp_path / "study", method=tuning)
+    own = [edit for edit in edits if edit["layer"] == 1]
+    trainer = trainer_in(tmp_path / "alone", [*watching(), RestoreWeights()])
+    trainer.fit(FineTuning([1], steps=2, lm=lm), datamodule=data_of())
+    names = ("method", "loss", "steps", "update_norm", "perplexity")
+    alone = read_journal(tmp_path / "alone")
+    assert len(alone) == 4
+    assert [edit[name] for edit in alone for name in names] == figures(own, names)
 
 
 @pytest.mark.parametrize("made", [2, 4, 6])

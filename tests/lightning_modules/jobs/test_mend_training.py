@@ -1,4 +1,6 @@
+import json
 import random
+import time
 from pathlib import Path
 
 import lightning as L
@@ -11,7 +13,9 @@ from data_modules.records import EditRequest, Probe
 from lightning_modules.editing.hypernetwork import load_hypernetwork
 from lightning_modules.jobs.mend_training import MENDTraining, one_of_each
 from lightning_modules.methods.mend import MEND
+from tests.test_resume import started
 from tests.tiny import save_tiny
+from train import main
 
 REQUESTS = [
     EditRequest(
@@ -198,6 +202,46 @@ def test_resumed_training_is_the_uninterrupted_one(lm, trained, tmp_path):
     ):
         torch.testing.assert_close(one, other)
     assert module.best == pytest.approx(whole.best)
+
+
+def wait_and_kill(process, file: Path) -> None:
+    """Kills a process as soon as a file exists."""
+    until = time.monotonic() + 60
+    while not file.exists() and process.is_alive() and time.monotonic() < until:
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_killed_training_goes_on_from_its_last_checkpoint(lm, tmp_path, monkeypatch):
+    (tmp_path / "requests.json").write_text(json.dumps([r.as_counterfact() for r in REQUESTS]))
+    command = [
+        *("fit", "--config", "mend-training.yaml", "--model.lm", str(lm)),
+        *("--model.layers", "[1]", "--model.rank", "4", "--model.output", "mend.safetensors"),
+        *("--data.path", f"{tmp_path}/requests.json", "--data.limit", "1"),
+        *("--data.validation_path", f"{tmp_path}/requests.json"),
+        *("--trainer.accelerator", "cpu", "--trainer.max_epochs", "4"),
+    ]
+    last = Path("runs/mend-training/version_0/checkpoints/last.ckpt")
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    monkeypatch.chdir(tmp_path / "whole")
+    main(command)
+    whole = torch.load(last)
+    monkeypatch.chdir(tmp_path / "killed")
+    with monkeypatch.context() as patch:  # time to kill it between two epochs
+        patch.setattr(MENDTraining, "on_train_epoch_start", lambda _: time.sleep(1))
+        wait_and_kill(started(command), last)
+    killed = torch.load(last)
+    assert killed["global_step"] < whole["global_step"]
+    main([*command, "--ckpt_path", str(last)])
+    (again,) = set(Path().glob("runs/*/*/checkpoints/last.ckpt")) - {last}
+    resumed = torch.load(again)
+    assert resumed["global_step"] == whole["global_step"]
+    for name, tensor in whole["state_dict"].items():
+        torch.testing.assert_close(resumed["state_dict"][name], tensor)
 
 
 def test_checkpoint_holds_the_hypernetwork_alone(trained):
