@@ -23,7 +23,7 @@ def survey(first: Path, stated: Path, asked: int) -> str:
     return markdown(
         [
             ("requests", "of them"),
-            (f"stated, of {asked}", len(cases[stated])),
+            (f"stated, of {asked} less those that chose settings", len(cases[stated])),
             ("subject is the first token", len(cases[first])),
             ("both", len(cases[stated] & cases[first])),
         ]

@@ -268,7 +268,7 @@ def test_a_survey_counts_facts_of_both_kinds(tmp_path):
         (tmp_path / name).write_text(json.dumps([{"case_id": case} for case in cases]))
     found = smollm2_tables.survey(tmp_path / "first", tmp_path / "stated", 9).splitlines()
     assert found[2:] == [
-        "| stated, of 9 | 3 |",
+        "| stated, of 9 less those that chose settings | 3 |",
         "| subject is the first token | 2 |",
         "| both | 1 |",
     ]
