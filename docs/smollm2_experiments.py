@@ -21,7 +21,7 @@ METHODS = {
     "ft": " --model FineTuning",
 }
 NORMAL_CASES = 40
-SHORTER = 60  # requests of the methods that collapse nothing: all first tokens, others behind
+SHORTER = 80  # requests of the methods that collapse nothing: all first tokens, others behind
 
 
 def folder(run: str) -> Path:
