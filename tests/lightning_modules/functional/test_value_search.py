@@ -224,3 +224,19 @@ def test_a_search_without_progress_stops(optimizer):
             min(one.losses[:end]) <= 0.98 * min(one.losses[: end - 3])
             for end in range(4, len(one.losses))
         )
+
+
+@pytest.mark.parametrize("steps", [1, 3, 15])
+def test_a_search_has_converged_if_the_target_is_likely_or_its_nll_has_halved(steps):
+    answers, values = problems(8)
+    found = value_search(answers, values, replace(OPTIONS, steps=steps))
+    for number, one in enumerate(found):
+        before = float(answers(torch.zeros(1, D), [number]).nll)
+        after = float(answers(one.change[None], [number]).nll)
+        likely = float(torch.tensor(-after).exp()) >= 0.5
+        assert one.converged == (likely or after <= before / 2)
+    if steps == 1:  # nothing has moved: only what was likely counts
+        assert any(one.converged for one in found) == any(
+            one.target_log_prob >= -0.6931 for one in found
+        )
+    assert len({one.converged for one in found}) == 2 or steps > 1
