@@ -1,17 +1,43 @@
-"""Which facts a model states before any edit."""
+"""Facts that a model states before any edit: some with the subject first, some others."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from data_modules.records import EditRequest
 
-from ..language_model.tokens import target_span
+from ..language_model.judging import stated
+from ..language_model.tokens import first_token, located_span
 from .watched import WatchedModel
 
 
-def known(model: WatchedModel, requests: Sequence[EditRequest]) -> set[EditRequest]:
-    """Requests whose true answer is the model's greedy choice, token by token."""
-    asked = [request for request in requests if request.target_true]
-    spans = [target_span(model.tokenizer, r.text, r.target_true) for r in asked]
-    scores = model.score(spans)
-    right = (scores.greedy == scores.length).tolist()
-    return {request for request, knows in zip(asked, right, strict=True) if knows}
+def known_of_both_kinds(
+    model: WatchedModel, requests: Sequence[EditRequest], wanted: Mapping[bool, int]
+) -> dict[EditRequest, bool]:
+    """The first known facts of each kind, and whether their subject is the prompt's first token.
+
+    Args:
+        model: that must state them.
+        requests: to choose from.
+        wanted: how many whose subject is the first token (true), and how many others.
+
+    Raises:
+        ValueError: if the model states none of a kind.
+    """
+    facts = stated(model.score, model.tokenizer, requests)
+    kinds = {request: begins(model, request) for request in requests if request in facts}
+    chosen = {
+        request: first
+        for first, number in wanted.items()
+        for request in [r for r, kind in kinds.items() if kind is first][:number]
+    }
+    if set(chosen.values()) != set(wanted):
+        raise ValueError(
+            f"{model.lm_name!r} states {len(facts)} of the {len(requests)} facts, and none of one "
+            "kind (subject one token at the beginning, or not); give others by --data.path"
+        )
+    return chosen
+
+
+def begins(model: WatchedModel, request: EditRequest) -> bool:
+    """Whether the subject's last token is the prompt's first, special tokens aside."""
+    subject = located_span(model.tokenizer, request).subject
+    return subject == first_token(model.tokenizer, request.text).subject

@@ -13,32 +13,36 @@ from data_modules.records import EditRequest
 
 from ..editing.edited_weights import EditedWeights, Update
 from ..editing.editor import Editor
-from ..editing.known import known
+from ..editing.known import known_of_both_kinds
+from ..editing.search import Sought
 from ..editing.second_moments import load_second_moment
 from ..editing.watched import WatchedModel
-from ..functional.value_search import FoundValue
 from ..language_model.apart import edited_apart
 from ..language_model.layout import blocks, output_map
 from ..language_model.lower_states import LowerStates
 from ..language_model.scoring import score
 from ..language_model.sinks import attention_on_first, text_states
-from ..language_model.tokens import Span, first_token, located_span, target_span, text_span
-from ..language_model.values import Located
+from ..language_model.tokens import Span, target_span, text_span
 
 Moment = Literal["identity", "estimated"]
 Row = dict[str, Any]
 BATCH_TOKENS = 2048
+FIGURES = (
+    *("denominator", "denominator_relative", "key_cosine", "numerator_norm"),
+    *("value_loss", "value_unconverged"),
+)
 
 
 class SinkAtlas(WatchedModel):
     """Under ``predict``, edits a few known facts in every layer under each key policy.
 
     A policy is a rank-one method, such as ROME. The value search does not depend on the keys, so
-    one search per layer and request serves all policies and second moments. All these edits are
-    then evaluated together, beside the weights, which stay unchanged.
+    one search per layer and request serves all policies and second moments, save those that record
+    other values. All these edits are then evaluated together, beside the weights, which stay
+    unchanged.
 
     Args:
-        methods: the policies, with a layer as their first option; the first one's search counts.
+        methods: the policies, with a layer as their first option.
         layers: layers to study; every ``stride``-th of the model if null.
         stride: distance between layers.
         second_moments: that the edits are made with; ``estimated`` is left out in layers whose
@@ -99,7 +103,8 @@ class SinkAtlas(WatchedModel):
             ValueError: if the model knows no fact of one of the two kinds.
         """
         loader: Any = self.trainer.predict_dataloaders
-        self.chosen = self.choose([request for batch in loader for request in batch])
+        asked = [request for batch in loader for request in batch]
+        self.chosen = known_of_both_kinds(self, asked, self.wanted)
         self.spans = [text_span(self.tokenizer, text) for text in self.watched]
         rows = [span.tokens for span in self.spans]
         self.states, shares = text_states(self.lm, rows), attention_on_first(self.lm, rows)
@@ -116,31 +121,6 @@ class SinkAtlas(WatchedModel):
         watched = score(self.lm, self.spans).nll
         self.baseline = {"perplexity": float(watched.exp().mean())}
 
-    def choose(self, requests: Sequence[EditRequest]) -> dict[EditRequest, bool]:
-        """The first known facts of each kind, and whether their subject is the first token.
-
-        Raises:
-            ValueError: if none of a kind is known.
-        """
-        facts = known(self, requests)
-        kinds = {request: self.begins(request) for request in requests if request in facts}
-        chosen = [
-            (request, begins)
-            for begins, number in self.wanted.items()
-            for request in [r for r, kind in kinds.items() if kind is begins][:number]
-        ]
-        if len({begins for _, begins in chosen}) < len(self.wanted):
-            raise ValueError(
-                f"{self.lm_name!r} states {len(facts)} of the {len(requests)} facts, and none of "
-                "one kind (subject one token at the beginning, or not); give others by --data.path"
-            )
-        return dict(chosen)
-
-    def begins(self, request: EditRequest) -> bool:
-        """Whether the subject's last token is the prompt's first, special tokens aside."""
-        subject = located_span(self.tokenizer, request).subject
-        return subject == first_token(self.tokenizer, request.text).subject
-
     def predict_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[Row]:
         """A row for every layer, chosen fact of the batch, method and second moment."""
         requests = [request for request in batch if request in self.chosen]
@@ -152,20 +132,16 @@ class SinkAtlas(WatchedModel):
     def studied(self, layer: int, requests: Sequence[EditRequest]) -> list[Row]:
         """The rows of a layer."""
         editors = self.editors(layer)
-        sought = editors[0].seek(requests)
+        searches: dict[Any, list[Sought]] = {}
+        for editor in editors:  # which texts and values a search starts from decides what it finds
+            if type(editor).recorded not in searches:
+                searches[type(editor).recorded] = editor.seek(requests)
         lower = LowerStates(layer, self.watch_memory * 2**30, self.watch_host_memory * 2**30)
         rows = []
-        for request, (located, found) in zip(requests, sought, strict=True):
-            about = {
-                "case_id": request.case_id,
-                "layer": layer,
-                "first": self.chosen[request],
-                "value_gain": 1 + found.target_log_prob / found.losses[0],
-                "target_probability": math.exp(found.target_log_prob),
-                "value_norm": float(located.values[0].norm()),
-                "value_norm_prefixed": float(located.values[1:].norm(dim=1).mean()),
-            }
-            made = [self.made(layer, editor, located, found) for editor in editors]
+        for number, request in enumerate(requests):
+            about = {"case_id": request.case_id, "layer": layer, "first": self.chosen[request]}
+            found = [searches[type(editor).recorded][number] for editor in editors]
+            made = [self.made(layer, *pair) for pair in zip(editors, found, strict=True)]
             harms = self.harms(request, [update for update, _ in made], lower)
             rows += [about | own | harm for (_, own), harm in zip(made, harms, strict=True)]
         self.told(rows)
@@ -205,43 +181,26 @@ class SinkAtlas(WatchedModel):
             return False
         return True
 
-    def made(
-        self, layer: int, editor: Any, located: Located, found: FoundValue
-    ) -> tuple[Update, Row]:
+    def made(self, layer: int, editor: Any, sought: Sought) -> tuple[Update, Row]:
         """A method's update, and figures of it.
 
         ``danger`` is known before any search: the largest residual that the search may find, times
         the leverage.
         """
-        editor.record = {}
+        editor.record, (located, found) = {}, sought
         update = editor.update(located, found)
         chosen = editor.choose_keys(located.keys, located.values)
         offset = float((located.values[0] - chosen.value).norm())
         clamp = editor.search.options.clamp * float(located.values[0].norm())
-        own = ("denominator", "denominator_relative", "key_cosine", "numerator_norm", "value_loss")
-        leverage = self.leverage(layer, update.right[0], chosen.key)
+        leverage = self.states.leverage(layer, update.right[0], chosen.key)
         return update, {
             "method": type(editor).__name__,
             "second_moment": editor.second_moment,
             "danger": (offset + clamp) * max(leverage.values()),
             **leverage,
-            **{name: editor.record[name] for name in own},
+            **{name: editor.record[name] for name in FIGURES},
             "update_norm": float(update.left.norm()),
-        }
-
-    def leverage(self, layer: int, direction: Tensor, key: Tensor) -> Row:
-        """How far other tokens move per length of the residual, in units of their hidden state.
-
-        That is ``|u · k_t| / (|u · k| ‖h_t‖)``: for ``leverage_first`` the mean over the watched
-        texts' first tokens, for ``leverage_rest`` the root mean square over their other tokens.
-        """
-        states, direction = self.states, direction.double().cpu()
-        scores = (states.keys[layer].double() @ direction).abs() / states.hidden[layer].double()
-        scores /= abs(float(direction @ key.double().cpu()))
-        begins = states.position == 0
-        return {
-            "leverage_first": float(scores[begins].mean()),
-            "leverage_rest": float(scores[~begins].square().mean().sqrt()),
+            "target_probability": math.exp(found.target_log_prob),
         }
 
     def harms(
@@ -249,8 +208,8 @@ class SinkAtlas(WatchedModel):
     ) -> list[Row]:
         """Perplexity and the request's answers under each of several edits."""
         spans = [*self.spans, *self.questions(request)]
-        terms = {
-            updates[0].weight: [(u.left, cast(Tensor, u.right)) for u in updates],
+        terms: dict[str, Sequence[tuple[Tensor, Tensor]]] = {
+            updates[0].weight: [(u.left, cast(Tensor, u.right)) for u in updates]
         }
         together = len(updates)
         score(self.lm, spans, BATCH_TOKENS // together, lower)  # records what lies below the edit
@@ -278,10 +237,9 @@ class SinkAtlas(WatchedModel):
 
     def card(self) -> dict[str, Any]:
         """Adds layers, contexts and facts."""
-        facts = [request.case_id for request in self.chosen]
         return super().card() | {
             "layers": self.layers,
             "contexts": self.templates,
-            "case_ids": facts,
+            "case_ids": [request.case_id for request in self.chosen],
             "watched": len(self.watched),
         }

@@ -41,6 +41,26 @@ class TextStates(NamedTuple):
             for kind, norm in zip(KINDS, kinds, strict=True)
         }
 
+    def leverage(self, layer: int, direction: Tensor, key: Tensor) -> dict[str, float]:
+        """How far an edit moves tokens per length of its residual, over their hidden state's norm.
+
+        That is ``|u · k_t| / (|u · k| ‖h_t‖)``: for ``leverage_first`` the mean over first tokens,
+        for ``leverage_rest`` the root mean square over the others.
+
+        Args:
+            layer: the edited one.
+            direction: ``(f,)``, u, of the update ``r uᵀ / (uᵀ k)``.
+            key: ``(f,)``, k.
+        """
+        direction = direction.double().cpu()
+        scores = (self.keys[layer].double() @ direction).abs() / self.hidden[layer].double()
+        scores /= abs(float(direction @ key.double().cpu()))
+        begins = self.position == 0
+        return {
+            "leverage_first": float(scores[begins].mean()),
+            "leverage_rest": float(scores[~begins].square().mean().sqrt()),
+        }
+
 
 @torch.no_grad()
 def text_states(lm: PreTrainedModel, rows: Sequence[Sequence[int]]) -> TextStates:
@@ -76,8 +96,8 @@ def attention_on_first(lm: PreTrainedModel, rows: Sequence[Sequence[int]]) -> li
     batch = collate(rows, lm.device)
     eager = copy.deepcopy(lm)
     eager.set_attn_implementation("eager")
-    weights = _weights(eager, batch)
-    if not weights or any(layer is None for layer in weights):
+    weights = [layer for layer in _weights(eager, batch) or () if layer is not None]
+    if not weights:
         return None
     later = batch.mask.bool() & (batch.positions > 0)
     return [float(layer[..., 0].mean(1)[later].double().mean()) for layer in weights]

@@ -4,7 +4,6 @@ import math
 import pytest
 
 from callbacks.studies.sink_table import SinkTable, collapsed, in_words, predictions, tables
-from data_modules.records import EditRequest
 from lightning_modules.jobs.layer_tracing import LayerTracing
 from lightning_modules.methods.rome import ROME
 from tests.callbacks.runs import WATCHED, data_of, trainer_in
@@ -115,9 +114,3 @@ def test_without_a_collapse_there_is_no_auroc():
 def test_another_module_is_refused(tmp_path, module):
     with pytest.raises(ValueError, match=r"SinkTable needs .*SinkAtlas as the model: take papers"):
         SinkTable().on_predict_start(trainer_in(tmp_path, []), module(lm="embedded"))
-
-
-def test_a_fact_needs_a_true_answer_to_be_known():
-    silent = EditRequest(5, "{} wrote", "Peter", "Rome")
-    with pytest.raises(ValueError, match="states 1 of the 2 facts"):
-        atlas_of().choose([silent, LATER])

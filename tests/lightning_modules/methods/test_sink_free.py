@@ -3,6 +3,7 @@ import torch
 
 from data_modules.records import EditRequest
 from lightning_modules.functional.rank_one import factorize
+from lightning_modules.functional.value_search import ValueSearchOptions
 from lightning_modules.language_model.layout import output_map
 from lightning_modules.language_model.passes import recording
 from lightning_modules.methods.rome import FullyConsistentROME
@@ -51,6 +52,24 @@ def test_an_edit_adds_the_change_to_its_key_and_nothing_to_the_sink(tiny_lm, req
     editor.restore()
     torch.testing.assert_close(after[0] - before[0], found.change, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(after[1], before[1], rtol=1e-3, atol=1e-3)
+
+
+def test_its_value_is_the_mean_behind_prefixes_and_bounds_the_search(tiny_lm):
+    editor, plain = editor_of(tiny_lm, False), tiny_editor(FullyConsistentROME, tiny_lm)
+    (own,), (other,) = editor.locate([LATER]), plain.locate([LATER])
+    torch.testing.assert_close(own.values[0], other.values[1:].mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(own.values[1:], other.values[1:], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(own.keys, other.keys, rtol=1e-4, atol=1e-5)
+    editor.search.options = ValueSearchOptions(steps=4, learning_rate=1e4, clamp=0.3)
+    ((located, found),) = editor.seek([LATER])
+    assert float(found.change.norm()) == pytest.approx(0.3 * float(located.values[0].norm()))
+
+
+def test_a_plain_context_alone_is_recorded_as_it_is(tiny_gpt2):
+    editor = editor_of(tiny_gpt2, False)
+    (alone,), (all_of_them,) = editor.locate([LATER], ["{}"]), editor.locate([LATER])
+    torch.testing.assert_close(alone.keys[0], all_of_them.keys[0])
+    assert alone.values.isfinite().all()
 
 
 def test_without_the_sinks_part_it_is_the_fully_consistent_edit(tiny_gpt2):
