@@ -58,7 +58,12 @@ def _norms(axes: Axes, profile: Sequence[Mapping[str, Any]]) -> None:
         for position, color, line in ((0, "black", "-"), (-1, "0.55", "--")):
             label = f"{name}, {'position 0' if position == 0 else 'later'}"
             norms = [layer[kind][position] for layer in profile]
-            style: dict[str, Any] = {"color": color, "markersize": 3, "linewidth": 1, "label": label}
+            style: dict[str, Any] = {
+                "color": color,
+                "markersize": 3,
+                "linewidth": 1,
+                "label": label,
+            }
             axes.plot(layers, norms, line, marker=MARKERS[kind], **style)
     axes.set(yscale="log", ylabel="mean norm")
     axes.grid(alpha=0.3)

@@ -142,7 +142,7 @@ def predictions(rows: Sequence[Row], baseline: float) -> list[Row]:
     fell = np.array([collapsed(row, baseline) for row in rows])
     risks = {
         "danger": [row["danger"] for row in rows],
-        "leverage": [max(row["leverage_first"], row["leverage_rest"]) for row in rows],
+        "leverage": [row["leverage_rest"] for row in rows],
         "denominator": [-row["denominator"] for row in rows],
         "denominator_relative": [-row["denominator_relative"] for row in rows],
         "key_cosine": [-row["key_cosine"] for row in rows],

@@ -48,6 +48,11 @@ class ValueSearchOptions:
     progress: float = 0.0
     anchor: float | Literal["stored"] | None = None
 
+    def longest(self, value: Tensor) -> float:
+        """Length that a change of a value ``(d,)`` does not exceed: its ball, or all Adam steps."""
+        ball = self.clamp * float(value.float().norm())
+        return min(ball, self.steps * self.learning_rate * len(value) ** 0.5)
+
 
 class Answers(NamedTuple):
     """A model's answers to m requests with changed values.

@@ -185,18 +185,18 @@ class SinkAtlas(WatchedModel):
         """A method's update, and figures of it.
 
         ``danger`` is known before any search: the largest residual that the search may find, times
-        the leverage.
+        the leverage on ordinary tokens; above 1 such a token moves by more than its hidden state.
         """
         editor.record, (located, found) = {}, sought
         update = editor.update(located, found)
         chosen = editor.choose_keys(located.keys, located.values)
         offset = float((located.values[0] - chosen.value).norm())
-        clamp = editor.search.options.clamp * float(located.values[0].norm())
-        leverage = self.states.leverage(layer, update.right[0], chosen.key)
+        leverage = self.states.leverage(layer, cast(Tensor, update.right)[0], chosen.key)
+        largest = offset + editor.search.options.longest(located.values[0])
         return update, {
             "method": type(editor).__name__,
             "second_moment": editor.second_moment,
-            "danger": (offset + clamp) * max(leverage.values()),
+            "danger": largest * leverage["leverage_rest"],
             **leverage,
             **{name: editor.record[name] for name in FIGURES},
             "update_norm": float(update.left.norm()),

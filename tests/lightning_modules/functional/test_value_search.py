@@ -240,3 +240,15 @@ def test_a_search_has_converged_if_the_target_is_likely_or_its_nll_has_halved(st
             one.target_log_prob >= -0.6931 for one in found
         )
     assert len({one.converged for one in found}) == 2 or steps > 1
+
+
+@pytest.mark.parametrize("clamp", [0.1, 1e3])
+@pytest.mark.parametrize("steps", [2, 15])
+def test_no_change_is_longer_than_the_longest(clamp, steps):
+    answers, values = problems(4)
+    options = replace(OPTIONS, steps=steps, clamp=clamp, goal=-1.0)
+    for value, found in zip(values, value_search(answers, values, options), strict=True):
+        length = float(found.change.norm())
+        ball, walk = clamp * float(value.norm()), steps * options.learning_rate * D**0.5
+        assert options.longest(value) == pytest.approx(min(ball, walk))
+        assert length <= options.longest(value) * 1.0001

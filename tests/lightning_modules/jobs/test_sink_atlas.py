@@ -100,6 +100,23 @@ def test_leverage_is_what_an_edit_adds_to_other_tokens(predicted):
         assert row["leverage_rest"] == pytest.approx(square, rel=1e-3)
 
 
+def test_danger_is_the_longest_residual_times_the_leverage(predicted):
+    module, rows = predicted
+    for row in rows[:6]:
+        editor, request = edited(module, row)
+        editor.restore()
+        (located,) = editor.locate([request])
+        ball = 4 * float(located.values[0].norm())
+        offsets = {
+            "ROME": 0.0,
+            "ConsistentROME": float((located.values[0] - located.values.mean(0)).norm()),
+            "SinkFreeROME": 0.0,
+        }
+        longest = min(ball, 4 * 0.5 * math.sqrt(32)) + offsets[row["method"]]
+        assert row["danger"] == pytest.approx(longest * row["leverage_rest"], rel=1e-3)
+        assert row["numerator_norm"] <= longest * 1.001
+
+
 def test_the_model_is_left_unedited(predicted):
     module, _ = predicted
     for one, other in zip(module.lm.parameters(), knowing()[0].parameters(), strict=True):
