@@ -49,7 +49,10 @@ class ValueSearchOptions:
     anchor: float | Literal["stored"] | None = None
 
     def longest(self, value: Tensor) -> float:
-        """Length that a change of a value ``(d,)`` does not exceed: its ball, or all Adam steps."""
+        """Length that Adam's change of a value ``(d,)`` does not exceed: its ball, or all steps.
+
+        L-BFGS's steps may be longer than Adam's; it stays within the ball.
+        """
         ball = self.clamp * float(value.float().norm())
         return min(ball, self.steps * self.learning_rate * len(value) ** 0.5)
 
