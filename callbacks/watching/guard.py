@@ -45,6 +45,8 @@ class CollapseGuard(L.Callback):
         denominator: below it an edit is refused, whatever its perplexity.
         risk: collapse probability above which an edit is refused, whatever its perplexity; needs a
             calibration (``papers/risk-calibration.yaml``).
+        unconverged: largest share of an edit's requests whose value search did not converge; with 0
+            every such edit is refused, and the reason names a lower layer that would do.
         retry: a method that repeats a refused edit, which is then judged like any other.
 
     Raises:
@@ -58,6 +60,7 @@ class CollapseGuard(L.Callback):
         relative: float | None = None,
         denominator: float = 0.0,
         risk: float = 1.0,
+        unconverged: float = 1.0,
         retry: Editor | None = None,
     ) -> None:
         low = (threshold is not None and threshold <= 0) or (relative or math.inf) <= 1
@@ -68,9 +71,11 @@ class CollapseGuard(L.Callback):
             )
         if not 0 < risk <= 1:
             raise ValueError(f"risk must be a probability above 0, got {risk}")
+        if not 0 <= unconverged <= 1:
+            raise ValueError(f"unconverged must be a share from 0 to 1, got {unconverged}")
         self.action = action
         self.threshold, self.relative, self.denominator = threshold, relative, denominator
-        self.risk = risk
+        self.risk, self.unconverged = risk, unconverged
         self.retry = retry
         self.retried = False
         self.unedited = math.inf
@@ -156,6 +161,8 @@ class CollapseGuard(L.Callback):
     def danger(self, record: dict[str, Any]) -> str:
         """The fault of an edit before its perplexity is measured; empty if there is none."""
         found, risk = record.get("denominator", math.inf), record.get("collapse_probability", 0.0)
+        if record.get("value_unconverged", 0) > self.unconverged:
+            return str(record["reason"])
         if risk > self.risk:
             return f"probability of collapse {risk:.2g} > {self.risk:g}"
         return f"denominator {found:.3g} < {self.denominator:g}" * (found < self.denominator)
@@ -182,6 +189,8 @@ class CollapseGuard(L.Callback):
         """Undoes an edit; returns whether the retry method, if any, makes it without a fault."""
         refused = editor.record
         editor.undo()
+        if refused.get("value_unconverged", 0) > self.unconverged:
+            reason += lower_layer(editor, self.requests)
         editor.sweep = None  # its figures of this edit are out of date
         if self.retry is not None and not self.retried:
             self.retried = True
@@ -223,6 +232,16 @@ class CollapseGuard(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores them."""
         self.healthy, self.refused = state_dict["healthy"], state_dict["refused"]
+
+
+def lower_layer(editor: Any, requests: Sequence[EditRequest]) -> str:
+    """Where an edit whose value search failed could be made, in words."""
+    if not hasattr(editor, "learnable_layer"):
+        return ""
+    with torch.inference_mode(False), torch.enable_grad():  # this may be inside a validation
+        found = editor.learnable_layer(requests)
+    where = "none of the lower layers tried" if found is None else f"layer {found}"
+    return f"; a short search converges in {where}"
 
 
 def of_all(trainer: L.Trainer, own: Sequence[T]) -> list[T]:

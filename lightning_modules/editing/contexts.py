@@ -45,6 +45,18 @@ class Contexts:
             chance = torch.Generator().manual_seed(self.seed)
             self.templates = sample_contexts(lm, tokenizer, self.lengths, chance)
 
+    def require_prefixed(self, method: str) -> None:
+        """Refuses a method that takes its keys from prefixed contexts if there are none.
+
+        Raises:
+            ValueError: if there is only the plain context.
+        """
+        if len(self.templates) < 2:
+            raise ValueError(
+                f"{method} takes its keys from prefixed contexts, and there are none; give some, "
+                "such as --model.contexts '{5: 10}'"
+            )
+
     def longest(self) -> int:
         """Tokens that a template puts before a prompt, at most."""
         lengths = [length for length, count in self.lengths.items() if count]

@@ -180,6 +180,10 @@ GROUPS = (
               "KeyValueEditor", "ROME, equation 4"),
         Field("value_steps", NUMBER, "losses evaluated", "Length of the value search.",
               "KeyValueEditor"),
+        Field("value_unconverged", NUMBER, "0 or 1; a share in a batch",
+              "Whether the value search missed its goal and left the target unlikely: its NLL fell "
+              "by less than half, and its probability per token is below one half.",
+              "KeyValueEditor"),
         Field("anchor", NUMBER, "Euclidean norm",
               "Norm to which found values are scaled.", "KeyValueEditor", "NAS"),
         Field("value_scale", NUMBER, "ratio", "Factor by which the found value was scaled.",

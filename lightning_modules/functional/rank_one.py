@@ -57,6 +57,25 @@ def whiten(keys: Tensor, factor: Tensor | None) -> Tensor:
     return torch.linalg.solve_triangular(factor.T, half, upper=True)
 
 
+def sink_free(direction: Tensor, sink: Tensor, factor: Tensor | None) -> Tensor:
+    """``C⁻¹ (k - β s)`` orthogonal to the sink key s, so that an update along it keeps ``W s``.
+
+    ``β = sᵀ C⁻¹ k / sᵀ C⁻¹ s``. Of all updates with ``Δ k = r`` and ``Δ s = 0``, the one along it
+    has the least ``tr(Δ C Δᵀ)``: it disturbs the corpus least.
+
+    Args:
+        direction: ``(f,)``, ``C⁻¹ k``.
+        sink: ``(f,)``, s.
+        factor: ``(f, f)``, of C by :func:`factorize`; None stands for the identity.
+
+    Returns:
+        ``(f,)``, float64; 0 if k is a multiple of s.
+    """
+    kept = sink.double()
+    across = whiten(kept[:, None], factor)[:, 0]
+    return direction.double() - (kept @ direction.double()) / (kept @ across) * across
+
+
 def rank_one_update(direction_key: Tensor, key: Tensor, residual: Tensor) -> RankOne:
     """Rank-one change that maps ``key`` to its present value plus ``residual``.
 

@@ -1,5 +1,6 @@
 """Search of the value that makes a model answer with the target (Meng et al. 2022, equation 4)."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from .descent import OPTIMIZERS
 
+LEARNT = 0.5  # share of the target's NLL that a search must take away
+LIKELY = 0.5  # probability per token above which a target counts as learnt anyway
 WINDOW = 3  # evaluations within which the loss must fall, if a search stops for want of progress
 
 
@@ -45,6 +48,14 @@ class ValueSearchOptions:
     progress: float = 0.0
     anchor: float | Literal["stored"] | None = None
 
+    def longest(self, value: Tensor) -> float:
+        """Length that Adam's change of a value ``(d,)`` does not exceed: its ball, or all steps.
+
+        L-BFGS's steps may be longer than Adam's; it stays within the ball.
+        """
+        ball = self.clamp * float(value.float().norm())
+        return min(ball, self.steps * self.learning_rate * len(value) ** 0.5)
+
 
 class Answers(NamedTuple):
     """A model's answers to m requests with changed values.
@@ -75,6 +86,16 @@ class FoundValue(NamedTuple):
     losses: list[float]
     target_log_prob: float
     scale: float = 1.0
+
+    @property
+    def converged(self) -> bool:
+        """Whether the search made the target likely.
+
+        The target's NLL, per token and in the mean over contexts, has fallen by at least half, or
+        its probability is above one half, so that nothing is likelier. The first loss is the
+        target's NLL on the unchanged model: without a change, KL and decay are 0.
+        """
+        return -self.target_log_prob <= max(-math.log(LIKELY), (1 - LEARNT) * self.losses[0])
 
     def checked(self) -> "FoundValue":
         """Itself.

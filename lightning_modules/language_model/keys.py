@@ -66,6 +66,14 @@ def keys_at_subjects(lm: PreTrainedModel, layer: int, spans: Sequence[Span]) -> 
     return keys[range(len(spans)), [span.subject for span in spans]]
 
 
+def sink_key(
+    lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, layer: int, texts: Sequence[str]
+) -> Tensor:
+    """Mean key of a layer at position 0 of texts, ``(f,)``, special tokens included."""
+    firsts = [encode(tokenizer, text).tokens[:1] for text in texts]
+    return keys_at_subjects(lm, layer, [Span(tokens, 1, 0) for tokens in firsts]).float().mean(0)
+
+
 @torch.no_grad()
 def token_keys(
     lm: PreTrainedModel, maps: Mapping[int, nn.Module], rows: Sequence[Sequence[int]]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor
@@ -17,6 +18,7 @@ from ..editing.layer_choice import Auto, chosen_layers, given_layers
 from ..editing.norm_anchors import load_anchor
 from ..editing.prefixes import PromptPrefix
 from ..editing.search import Sought, ValueSearch
+from ..editing.search_outcome import learnable_layer, search_figures
 from ..editing.second_moments import found_or_missing, load_second_moment
 from ..functional.rank_one import factorize
 from ..functional.value_search import FoundValue, ValueSearchOptions
@@ -142,12 +144,15 @@ class KeyValueEditor(Editor):
         return {"second moment": found_or_missing(self.layers, self.load_moment, *where)}
 
     def recorded(
-        self, requests: Sequence[EditRequest], templates: Sequence[str] | None = None
+        self,
+        requests: Sequence[EditRequest],
+        templates: Sequence[str] | None = None,
+        layer: int | None = None,
     ) -> Recorded:
-        """The requests' texts in all or the given contexts, recorded up to the value."""
+        """The requests' texts in all or the given contexts, recorded up to the value's layer."""
         among = self.contexts.templates if templates is None else templates
-        asked = [self.as_edited(request) for request in requests]
-        return record_requests(self.lm, self.tokenizer, self.value_layer, among, asked)
+        asked, at = map(self.as_edited, requests), self.value_layer if layer is None else layer
+        return record_requests(self.lm, self.tokenizer, at, among, list(asked))
 
     def locate(
         self, requests: Sequence[EditRequest], templates: Sequence[str] | None = None
@@ -176,16 +181,11 @@ class KeyValueEditor(Editor):
 
     def figures(self, located: Located, found: FoundValue) -> dict[str, Any]:
         """Figures of one request's search for the journal."""
-        loss, steps = found.losses[-1], len(found.losses)
-        figures: dict[str, Any] = {"value_loss": loss, "value_steps": steps, **located.figures}
-        if self.search.anchor is not None:
-            figures |= {"anchor": self.search.anchor, "value_scale": found.scale}
-        if self.search.unmet(found):
-            figures["reason"] = (
-                f"value search ended at loss {loss:.3g}, above its goal "
-                f"{self.search.options.goal:g}"
-            )
-        return figures
+        return search_figures(self.search, located, found)
+
+    def learnable_layer(self, requests: Sequence[EditRequest]) -> int | None:
+        """The nearest of a few lower layers where a short search learns the first request."""
+        return learnable_layer(self.search, partial(self.recorded, requests[:1]), self.value_layer)
 
     def predict_step(self, batch: Sequence[EditRequest], batch_idx: int) -> list[dict[str, Any]]:
         """The risk of each edit, without a value search or an edit."""

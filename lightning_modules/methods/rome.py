@@ -136,11 +136,7 @@ class FullyConsistentROME(RankOneEditor):
             ValueError: if there is only the plain context.
         """
         super().prepare()
-        if len(self.contexts.templates) < 2:
-            raise ValueError(
-                "FullyConsistentROME takes its keys from prefixed contexts, and there are none; "
-                "give some, such as --model.contexts '{5: 10}'"
-            )
+        self.contexts.require_prefixed("FullyConsistentROME")
 
     def choose_keys(self, keys: Tensor, values: Tensor) -> RankOneKeys:
         """Mean prefixed key; the plain value, so that the residual is the change itself."""

@@ -93,10 +93,13 @@ class SpreadEditor(KeyValueEditor):
         return key_energy(self.lm, self.tokenizer, layer, plain)
 
     def recorded(
-        self, requests: Sequence[EditRequest], templates: Sequence[str] | None = None
+        self,
+        requests: Sequence[EditRequest],
+        templates: Sequence[str] | None = None,
+        layer: int | None = None,
     ) -> Recorded:
         """The requests' texts, with values of the residual stream."""
-        recorded = super().recorded(requests, templates)
+        recorded = super().recorded(requests, templates, layer)
         if not self.values_add_up:
             return recorded
         return recorded._replace(values=recorded.suffixes.hidden[:, 0])

@@ -33,7 +33,7 @@ SCORES = {
 EDIT = {
     *("update_norm", "numerator_norm", "denominator", "denominator_relative"),
     *("key_cosine", "subject_position"),
-    *("value_loss", "value_steps", "seconds_edit", "seconds_watch"),
+    *("value_loss", "value_steps", "value_unconverged", "seconds_edit", "seconds_watch"),
 }
 
 

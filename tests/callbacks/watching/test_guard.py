@@ -17,9 +17,19 @@ from data_modules.forms.readers import read_requests
 from lightning_modules.editing.collapse_risk import Calibration, Feature
 from lightning_modules.editing.edited_weights import Update
 from lightning_modules.editing.ledger import read_ledger
+from lightning_modules.functional.value_search import ValueSearchOptions
 from lightning_modules.methods.fine_tuning import FineTuning
 from lightning_modules.methods.rome import ROME, ConsistentROME
-from tests.callbacks.runs import METHOD, REQUESTS, fit, options_of, watching, without_timings
+from tests.callbacks.runs import (
+    METHOD,
+    REQUESTS,
+    data_of,
+    fit,
+    options_of,
+    trainer_in,
+    watching,
+    without_timings,
+)
 from tests.test_devices import run_on
 
 AMONG_OTHER_CALLBACKS = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
@@ -162,6 +172,36 @@ def test_an_edit_of_high_risk_is_made_by_another_method(lm, tmp_path):
     run = guarded(lm, tmp_path, ROME, denominator=math.inf, retry=ConsistentROME(**METHOD))
     assert run.column("status") == ["rolled_back"] * 4
     assert all("; ConsistentROME: denominator " in reason for reason in run.column("reason"))
+
+
+def test_an_edit_whose_value_search_failed_is_refused_and_told_a_layer(lm, tmp_path):
+    bound = METHOD | {"value": ValueSearchOptions(steps=5, clamp=1e-3), "layer": 1}
+    guard = CollapseGuard(unconverged=0)
+    trainer = trainer_in(tmp_path, [*watching(), guard])
+    editor = ROME(lm=lm, **bound)
+    trainer.fit(editor, datamodule=data_of())
+    edits = read_journal(tmp_path)
+    assert [edit["status"] for edit in edits] == ["rolled_back"] * 4
+    for name, original in editor.original.items():
+        assert torch.equal(editor.edited.master(name), original)
+    for edit in edits:
+        assert edit["value_unconverged"] == 1
+        assert "it did not converge: in layer 1 the target's probability" in edit["reason"]
+        assert edit["reason"].endswith("a short search converges in none of the lower layers tried")
+        assert edit["perplexity"] == pytest.approx(editor.baseline["perplexity"])
+
+
+def test_by_default_such_an_edit_stands(lm, tmp_path):
+    bound = METHOD | {"value": ValueSearchOptions(steps=5, clamp=1e-3)}
+    trainer = trainer_in(tmp_path, [*watching(), CollapseGuard()])
+    trainer.fit(ROME(lm=lm, **bound), datamodule=data_of(REQUESTS[:1]))
+    (edit,) = read_journal(tmp_path)
+    assert (edit["status"], edit["value_unconverged"]) == ("applied", 1)
+
+
+def test_a_share_beyond_one_is_refused():
+    with pytest.raises(ValueError, match="unconverged must be a share from 0 to 1, got 2"):
+        CollapseGuard(unconverged=2)
 
 
 @pytest.mark.parametrize("together", [1, 4])

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.functional.rank_one import factorize, rank_one_update, whiten
+from lightning_modules.functional.rank_one import factorize, rank_one_update, sink_free, whiten
 
 F, D = 12, 7
 BOTH_DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -98,3 +98,34 @@ def test_length_of_the_direction_does_not_matter():
     one, other = (rank_one_update(scale * direction, key, residual) for scale in (1.0, 1e-6))
     torch.testing.assert_close(one.left, other.left)
     torch.testing.assert_close(one.right, other.right)
+
+
+@pytest.mark.parametrize("estimated", [True, False])
+def test_a_sink_free_update_maps_its_key_and_leaves_the_sinks_output(estimated):
+    factor = factorize(moment()) if estimated else None
+    key, sink, residual = draw(F), draw(F, 1)[:, 0] * 30, draw(D)
+    direction = sink_free(whiten(key[:, None], factor)[:, 0], sink, factor)
+    change = rank_one_update(direction, key, residual)
+    update = change.left[:, None] * change.right
+    torch.testing.assert_close(update @ key, residual)
+    torch.testing.assert_close(update @ sink, torch.zeros_like(residual), atol=1e-12, rtol=0)
+
+
+def test_of_all_sink_free_updates_it_disturbs_the_corpus_least():
+    second_moment, key, sink = moment(), draw(F), draw(F, 1)[:, 0]
+    factor = factorize(second_moment)
+    found = sink_free(whiten(key[:, None], factor)[:, 0], sink, factor)
+    # min uᵀ C u with uᵀ k = 1 and uᵀ s = 0, by its stationarity conditions
+    system = torch.zeros(F + 2, F + 2, dtype=torch.float64)
+    system[:F, :F], system[:F, F], system[:F, F + 1] = second_moment, key, sink
+    system[F, :F], system[F + 1, :F] = key, sink
+    wanted = torch.zeros(F + 2, dtype=torch.float64)
+    wanted[F] = 1
+    slow = torch.linalg.solve(system, wanted)[:F]
+    torch.testing.assert_close(found / (found @ key), slow, rtol=1e-7, atol=1e-9)
+
+
+def test_nothing_is_left_of_the_sink_key_itself():
+    sink, factor = draw(F), factorize(moment())
+    left = sink_free(whiten(3 * sink[:, None], factor)[:, 0], sink, factor)
+    assert float(left.norm()) < 1e-9 * float(whiten(sink[:, None], factor).norm())

@@ -224,3 +224,31 @@ def test_a_search_without_progress_stops(optimizer):
             min(one.losses[:end]) <= 0.98 * min(one.losses[: end - 3])
             for end in range(4, len(one.losses))
         )
+
+
+@pytest.mark.parametrize("steps", [1, 3, 15])
+def test_a_search_has_converged_if_the_target_is_likely_or_its_nll_has_halved(steps):
+    answers, values = problems(8)
+    found = value_search(answers, values, replace(OPTIONS, steps=steps))
+    for number, one in enumerate(found):
+        before = float(answers(torch.zeros(1, D), [number]).nll)
+        after = float(answers(one.change[None], [number]).nll)
+        likely = float(torch.tensor(-after).exp()) >= 0.5
+        assert one.converged == (likely or after <= before / 2)
+    if steps == 1:  # nothing has moved: only what was likely counts
+        assert any(one.converged for one in found) == any(
+            one.target_log_prob >= -0.6931 for one in found
+        )
+    assert len({one.converged for one in found}) == 2 or steps > 1
+
+
+@pytest.mark.parametrize("clamp", [0.1, 1e3])
+@pytest.mark.parametrize("steps", [2, 15])
+def test_no_change_is_longer_than_the_longest(clamp, steps):
+    answers, values = problems(4)
+    options = replace(OPTIONS, steps=steps, clamp=clamp, goal=-1.0)
+    for value, found in zip(values, value_search(answers, values, options), strict=True):
+        length = float(found.change.norm())
+        ball, walk = clamp * float(value.norm()), steps * options.learning_rate * D**0.5
+        assert options.longest(value) == pytest.approx(min(ball, walk))
+        assert length <= options.longest(value) * 1.0001
