@@ -16,8 +16,9 @@ from lightning_modules.editing.replicas import in_turn
 from lightning_modules.jobs.sink_atlas import SinkAtlas
 
 from ..keeping.run_folder import folder_of, nullified, write_json
+from ..watching.beyond import CEILING
 from ..watching.collapse import MULTIPLE
-from ..watching.figures import CEILING, publish
+from ..watching.figures import publish
 from .sink_figures import sink_figure
 
 Row = dict[str, Any]

@@ -16,11 +16,9 @@ from tests.callbacks.runs import METHOD, REQUESTS, data_of, trainer_in
 FACTS = [request for request in REQUESTS if request.target_true]
 
 
-class KnowsAll(LayerTracing):
-    """Traces whatever is true, also what the random model does not say."""
-
-    def known(self, requests):
-        return {request for request in requests if request.target_true}
+def whatever_is_true(score, tokenizer, requests):
+    """Also what the random model does not say."""
+    return {request for request in requests if request.target_true}
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +28,9 @@ def traced(lm, tmp_path_factory):
     logger = TensorBoardLogger(folder.parent, folder.name, version="", default_hp_metric=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr("lightning_modules.jobs.layer_tracing.stated", whatever_is_true)
         trainer = trainer_in(folder, [LayerTrace()], logger=logger)
-        module = KnowsAll(lm=lm, samples=2)
+        module = LayerTracing(lm=lm, samples=2)
         trainer.predict(module, data_of())
     return folder, module, json.loads((folder / "trace.json").read_text())
 
