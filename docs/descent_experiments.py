@@ -17,12 +17,13 @@ SEARCHES = {
     "lbfgs": " --model.value.optimizer lbfgs --model.value.steps 10",
 }
 MODELS = {
-    "embedded": "",
-    "smollm2": f"{smollm2_experiments.MODEL} --data.path {smollm2_experiments.STATED}",
+    "embedded": " --data.limit 100",
+    "smollm2": f"{smollm2_experiments.MODEL} --data.path {smollm2_experiments.STATED}"
+    " --data.limit 60",
 }
 DESCENT = {
     f"{model}-{search}": f"fit --config papers/single-edits.yaml --model ConsistentROME{of_model}"
-    f"{smollm2_experiments.CONTEXTS} --data.limit 100 --model.second_moment identity{options}"
+    f"{smollm2_experiments.CONTEXTS} --model.second_moment identity{options}"
     for model, of_model in MODELS.items()
     for search, options in SEARCHES.items()
 }
