@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from docs.courses import quiet
 from docs.leaderboard.boards import Board, Cell, cells, read_boards
 from docs.leaderboard.clock import Clock, in_words
+from docs.leaderboard.costs import measured
 from docs.leaderboard.launching import make
 from docs.leaderboard.trials import copy_to, options_of
+from docs.leaderboard.writing import write
 
 OF_METHODS = (FloatingPointError, RuntimeError)  # a wrong option is ours, and ends the command
 
@@ -22,11 +24,12 @@ def run(board: Board, clock: Clock, rows: Sequence[str]) -> None:
             continue
         if not clock.affords(cell):
             continue
+        settings, todo_edits = options_of(board, cell.row), cell.todo
         started = time.perf_counter()
-        before = cell.made
-        make(cell, options_of(board, cell.row), OF_METHODS)
+        make(cell, settings, OF_METHODS)
         copy_to(cell.folder, board, cell.row)
-        clock.add(cell, cell.made - before, time.perf_counter() - started)
+        clock.add(cell, todo_edits - cell.todo, time.perf_counter() - started)
+        measured(board, cell.row)
         tell(cell, clock, todo[number + 1 :])
     left = [cell for cell in todo if not cell.done]
     if left:
@@ -70,6 +73,7 @@ def main(args: Sequence[str] | None = None) -> None:
     clock = Clock(options.hours)
     for board in boards if not options.page_only else ():
         run(board, clock, rows)
+    write(read_boards())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a leaderboard consists of: the declared rows, seeds and lengths of ``configs/leaderboard``."""
+"""What a leaderboard consists of: the rows, seeds and lengths that its file declares."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -82,6 +82,13 @@ class Cell(NamedTuple):
         return len(read_journal(self.folder))
 
     @property
+    def todo(self) -> int:
+        """Edits up to its length that its journal lacks."""
+        if self.row in self.board.together:  # a line of its journal is a step
+            return 0 if self.made else self.length
+        return max(self.length - self.made, 0)
+
+    @property
     def done(self) -> bool:
         """Whether the run is complete up to this length, or ended before it for good."""
         if (self.folder / FAILED).is_file():
@@ -112,7 +119,7 @@ def board_of(name: str, content: Mapping[str, Any]) -> Board:
     """A board from what its file says.
 
     Raises:
-        ValueError: if a key is missing or unknown, a row has no config, or a number is not positive.
+        ValueError: if a key is missing or unknown, a row has no config, or a number is wrong.
     """
     wanted = set(Board._fields) - {"name"}
     if content.keys() != wanted:

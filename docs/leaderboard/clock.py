@@ -26,8 +26,7 @@ class Clock:
 
     def expected(self, cell: Cell) -> float:
         """Seconds that the rest of a cell takes, by what its row took, or else other rows."""
-        todo = max(cell.length - cell.made, 0)
-        return FIXED + todo * self.per_edit(cell)
+        return FIXED + cell.todo * self.per_edit(cell)
 
     def per_edit(self, cell: Cell) -> float:
         """Seconds per edit: the median of the row's runs, or of all runs of the board."""

@@ -3,6 +3,7 @@
 import gc
 import shlex
 import shutil
+import signal
 from collections.abc import Mapping, Sequence
 
 import train
@@ -57,10 +58,14 @@ def make(cell: Cell, options: Mapping[str, float], patience: Sequence[type[Excep
     words = command(cell, options)
     if "--ckpt_path" not in words:
         shutil.rmtree(cell.folder.parent, ignore_errors=True)
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
         train.main(words)
     except tuple(patience) as error:
         cell.folder.mkdir(parents=True, exist_ok=True)
         told = {"error": f"{type(error).__name__}: {error}", "edits": cell.made}
         write_json(cell.folder / FAILED, told)
+    finally:
+        for number, handler in handlers.items():  # the run's own outlive it
+            signal.signal(number, handler)
     gc.collect()

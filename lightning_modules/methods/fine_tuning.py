@@ -131,7 +131,7 @@ class FineTuning(GradientEditor):
         self.goal = goal
 
     def edited_weights(self) -> list[str]:
-        """The output maps of the edited layers, with their biases or blocks if those are trained."""
+        """The output maps of the edited layers, and their biases or blocks if those are trained."""
         if self.parameters_kind == "block":
             return [name for layer in self.layers for name in block_parameter_names(self.lm, layer)]
         weights = super().edited_weights()

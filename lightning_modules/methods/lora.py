@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, LoraModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -19,16 +19,16 @@ from .fine_tuning import GradientEditor
 
 
 class LoRA(GradientEditor):
-    """Trains ``Δ = (α / r) B A`` on the MLP output maps by Adam (Hu et al. 2022), with PEFT.
+    """Trains ``Δ = s B A`` on the MLP output maps by Adam (Hu et al. 2022), with PEFT.
 
-    Every edit trains an adapter of its own, from ``B = 0``, on the loss of its targets, and merges
-    it, as sequential editing with LoRA is reported in papers.
+    s is ``alpha / rank``. Every edit trains an adapter of its own, from ``B = 0``, on the loss of
+    its targets, and merges it, as sequential editing with LoRA is reported in papers.
 
     Args:
         layers: the edited layers; only the embedded model has some by default.
         learning_rate: Adam's.
-        rank: r.
-        alpha: α.
+        rank: of A and B.
+        alpha: of the scale s.
         steps: most evaluations of the loss, each followed by a step.
         goal: loss below which no further step is taken.
 
@@ -67,7 +67,7 @@ class LoRA(GradientEditor):
             self.lm.requires_grad_(False)
         yield from updates
 
-    def adapted(self) -> PeftModel:
+    def adapted(self) -> LoraModel:
         """The model with a new adapter at each edited weight; ``unload`` takes it off again."""
         names = self.edited_weights()
         module = self.lm.get_submodule(names[0].rpartition(".")[0])
@@ -77,21 +77,21 @@ class LoRA(GradientEditor):
             target_modules=[name.removesuffix(".weight") for name in names],
             fan_in_fan_out=isinstance(module, Conv1D),
         )
-        model = get_peft_model(self.lm, config)
+        model = LoraModel(self.lm, {"default": config}, "default")
         draw = torch.Generator().manual_seed(self.seed + len(self.edited_requests))
         for adapter in self.adapters():
             first = adapter.lora_A["default"].weight
             fresh = torch.empty(first.shape)
             nn.init.kaiming_uniform_(fresh, math.sqrt(5), generator=draw)  # as PEFT does
             first.data.copy_(fresh)
-        return model  # type: ignore[return-value] # of no mixed kind
+        return model
 
     def adapters(self) -> list[Any]:
         """The adapters, in the order of the edited weights."""
         modules = (self.lm.get_submodule(n.rpartition(".")[0]) for n in self.edited_weights())
         return [module for module in modules if isinstance(module, LoraLayer)]
 
-    def train_adapter(self, adapted: PeftModel, targets: Targets) -> None:
+    def train_adapter(self, adapted: LoraModel, targets: Targets) -> None:
         """Takes Adam's steps.
 
         Raises:
@@ -119,6 +119,6 @@ class LoRA(GradientEditor):
             yield Update(name, left, adapter.lora_A["default"].weight.detach().clone())
 
     def card(self) -> dict[str, Any]:
-        """Adds rank, α, steps and goal."""
+        """Adds rank, alpha, steps and goal."""
         names = ("rank", "alpha", "steps", "goal")
         return super().card() | {name: getattr(self, name) for name in names}
