@@ -101,13 +101,13 @@ class Cell(NamedTuple):
         return len(journal) >= self.length or bool(journal and journal[-1].get("collapsed"))
 
 
-def read_boards(names: str | None = None, folder: Path = FOLDER) -> list[Board]:
+def read_boards(names: str | None = None) -> list[Board]:
     """The declared boards, all or those named by commas.
 
     Raises:
         ValueError: if one is unknown or wrongly declared.
     """
-    known = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    known = {file.stem: file for file in sorted(FOLDER.glob("*.yaml"))}
     known = {name: file for name, file in known.items() if name not in NOT_BOARDS}
     asked = names.split(",") if names else list(known)
     if unknown := sorted(set(asked) - set(known)):
@@ -147,12 +147,13 @@ def cells(board: Board) -> Iterator[Cell]:
                 yield Cell(board, row, seed, length)
 
 
-def ranges_of(row: str, file: Path = FOLDER / "ranges.yaml") -> dict[str, list[float]]:
+def ranges_of(row: str) -> dict[str, list[float]]:
     """Bounds of each option that tuning searches for a row; none if nothing is declared.
 
     Raises:
         ValueError: if a range is empty or not positive.
     """
+    file = FOLDER / f"{RANGES}.yaml"
     found = yaml.safe_load(file.read_text("utf-8")).get(row, {})
     for option, bounds in found.items():
         low, high = map(float, bounds)

@@ -42,7 +42,7 @@ class Curve(NamedTuple):
         edits: ``(n,)``.
         alive: ``(n,)``, share of runs that survive more edits than these.
         low: ``(n,)``, its 95 % interval's low end, log-log.
-        high: ``(n,)``, the high end.
+        high: ``(n,)``, the high end; where no run is left it stays as it was, as nothing is known.
     """
 
     edits: np.ndarray
@@ -67,21 +67,19 @@ class Median(NamedTuple):
     followed: int
 
     def __str__(self) -> str:
-        """Such as ``42 [17, > 100]`` or ``> 100``."""
+        """Such as ``42 [17, -]`` or ``> 100``; an open end is a bound that the runs do not give."""
         if math.isinf(self.edits):
-            beyond = f" [{self._bound(self.low)}, -]" if not math.isinf(self.low) else ""
-            return f"> {self.followed}{beyond}"
-        return f"{self.edits:g} [{self._bound(self.low)}, {self._bound(self.high)}]"
-
-    def _bound(self, edits: float) -> str:
-        return f"> {self.followed}" if math.isinf(edits) else f"{edits:g}"
+            return f"> {self.followed}"
+        high = "-" if math.isinf(self.high) else f"{self.high:g}"
+        return f"{self.edits:g} [{self.low:g}, {high}]"
 
 
 def horizon(runs: Sequence[Course], event: str) -> Horizon:
     """The horizon of a row's runs; rows that train on all requests at once have none."""
     share, found = EVENTS[event], Horizon([], [])
     for course in runs:
-        if course.length is not None or not course.journal:
+        told = share is None or course.baseline  # a run that has not ended has no summary yet
+        if course.length is not None or not course.journal or not told:
             continue
         at = course.collapsed_at if share is None else course.lost_at(share)
         at = course.collapsed_at if at is None else at  # a collapsed model has lost its tasks too
@@ -97,8 +95,8 @@ def curve(found: Horizon) -> Curve:
         bounds = survival.confidence_interval(LEVEL, method="log-log")
     edits, alive = survival.quantiles, survival.probabilities
     low = np.where(np.isnan(bounds.low.probabilities), alive, bounds.low.probabilities)
-    high = np.where(np.isnan(bounds.high.probabilities), alive, bounds.high.probabilities)
-    return Curve(edits, alive, low, high)
+    high = np.where(np.isnan(bounds.high.probabilities), 1.0, bounds.high.probabilities)
+    return Curve(edits, alive, low, np.minimum.accumulate(high))
 
 
 def median(found: Horizon) -> Median:
@@ -118,9 +116,8 @@ def median(found: Horizon) -> Median:
 
 def difference(one: Horizon, other: Horizon) -> float | None:
     """The p-value of the log-rank test; None if no run of either had the event."""
-    if not (one.died or other.died) or not all(
-        map(any, (one.died + one.alive, other.died + other.alive))
-    ):
+    known = all(found.died or found.alive for found in (one, other))
+    if not known or not (one.died or other.died):
         return None
     with np.errstate(all="ignore"):
         found = float(logrank(one.data, other.data).pvalue)
