@@ -1,7 +1,7 @@
 """How all edits so far stand, by every protocol, after the first, the tenth and the last one."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def protocols(
     """
     if not requests:
         return []
-    known = getattr(data, "consequences", lambda request: [])
+    known: Callable = getattr(data, "consequences", lambda request: [])
     told = zip(
         editor.judge_all(requests),
         writer.measured(editor, requests),

@@ -78,9 +78,9 @@ class Verification(L.Callback):
             for update in editor.updates(entry):
                 editor.edited.apply(update)
             due = entry.edit % self.every_n_edits == 0 or entry is editor.entries[-1]
-            if due and claimed.get(entry.edit) is not None:
-                found = perplexity(editor, data)
-                yield Claim(f"perplexity after edit {entry.edit}", claimed[entry.edit], found)
+            told = claimed.get(entry.edit)
+            if due and told is not None:
+                yield Claim(f"perplexity after edit {entry.edit}", told, perplexity(editor, data))
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Verify) -> None:
         """Judges all edits again and compares.
