@@ -38,7 +38,8 @@ class Board(NamedTuple):
         name: of its file and its folder of runs.
         title: on the page.
         options: of ``train.py``, for every run.
-        reference: the row that others are compared with.
+        reference: the row that horizons and costs are compared with.
+        scores_against: the one that scores are compared with: it should survive.
         seeds: of order and sample.
         lengths: numbers of edits; a longer run continues the shorter one.
         tuning: budget of each row.
@@ -50,6 +51,7 @@ class Board(NamedTuple):
     title: str
     options: str
     reference: str
+    scores_against: str
     seeds: tuple[int, ...]
     lengths: tuple[int, ...]
     tuning: Tuning
@@ -132,8 +134,10 @@ def board_of(name: str, content: Mapping[str, Any]) -> Board:
     homeless = [row for row in board.rows if not (CONFIGS / f"{row}.yaml").is_file()]
     if homeless:
         raise ValueError(f"{name}.yaml: the rows {homeless} have no config in {CONFIGS.name}/")
-    if {board.reference, *board.together} - set(board.rows):
-        raise ValueError(f"{name}.yaml: reference and together must be among its rows")
+    if {board.reference, board.scores_against, *board.together} - set(board.rows):
+        raise ValueError(
+            f"{name}.yaml: reference, scores_against and together must be among its rows"
+        )
     if min((*board.lengths, board.tuning.trials, board.tuning.edits)) <= 0 or not board.seeds:
         raise ValueError(f"{name}.yaml: lengths, trials and edits must be positive, seeds not none")
     return board

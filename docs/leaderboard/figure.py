@@ -51,6 +51,7 @@ def figure(found: Mapping[str, Mapping[str, Horizon]], reference: str, file: Pat
     picture.supxlabel("edits", fontsize="small")
     picture.supylabel("share of runs", fontsize="small")
     told = {str(line.get_label()): line for axes in panels for line in axes.get_lines()}
+    told = {name: line for name, line in told.items() if not name.startswith("_")}
     picture.legend(
         list(told.values()), list(told), loc="outside upper center", ncols=3, frameon=False
     )

@@ -96,7 +96,7 @@ def _against(results: Results, mark: int, row: str, name: str, what: str) -> Ite
         certain = "" if gap.certain else ", which is no certain difference"
         yield (
             f"{what} ({row}) retains {_percent(lines[row].means[name])} of the new answers after "
-            f"{mark} edits, against {results.board.reference} {_points(gap)}{certain}."
+            f"{mark} edits, against {results.board.scores_against} {_points(gap)}{certain}."
         )
 
 

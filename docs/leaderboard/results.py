@@ -137,7 +137,7 @@ def marks_of(found: Mapping[str, Sequence[Course]]) -> list[int]:
     for course in (course for runs in found.values() for course in runs):
         for mark in {course.length or line["after"] for line in course.standing}:
             marks[mark] += course.collapsed_at != mark
-    return sorted(mark for mark, runs in marks.items() if runs > 1 and mark != 1)
+    return sorted(mark for mark, runs in marks.items() if runs > 1)
 
 
 def scores_of(runs: Sequence[Course], protocol: Protocol, mark: int) -> dict[int, float]:

@@ -29,7 +29,7 @@ class Line(NamedTuple):
         row: its name.
         runs: how many reached the mark, of how many.
         means: by protocol.
-        differences: to the reference, over the cases of both, by protocol.
+        differences: to ``scores_against``, over the cases of both, by protocol.
         perplexity: median over runs.
         tasks: mean over runs.
     """
@@ -126,24 +126,24 @@ def survivor(
 
 
 def lines_at(board: Board, found: Mapping[str, Sequence[Course]], mark: int) -> list[Line]:
-    """The table of a mark: rows of which a run reached it."""
-    reference = {p.name: scores_of(found[board.reference], p, mark) for p in PROTOCOLS}
+    """The table of a mark: rows of which a run reached it, or collapsed before it."""
+    against = {p.name: scores_of(found[board.scores_against], p, mark) for p in PROTOCOLS}
     lines = []
     for row, runs in found.items():
-        reached = [course for course in runs if course.lines_at(mark)]
-        if not reached:
-            continue
-        scores = {p.name: scores_of(reached, p, mark) for p in PROTOCOLS}
-        pairs = {name: paired(own, reference[name]) for name, own in scores.items()}
-        perplexities, tasks = perplexities_at(reached, mark), tasks_at(reached, mark)
         asked = [course for course in runs if course.length in (None, mark)]
         begun = [c for c in asked if c.lines_at(mark) or c.collapsed_at or len(c.journal) >= mark]
+        if not begun:
+            continue
+        reached = [c for c in begun if c.lines_at(mark) and c.collapsed_at != mark]
+        scores = {p.name: scores_of(reached, p, mark) for p in PROTOCOLS}
+        pairs = {name: paired(own, against[name]) for name, own in scores.items()}
+        perplexities, tasks = perplexities_at(reached, mark), tasks_at(reached, mark)
         lines.append(
             Line(
                 row,
                 (len(reached), len(begun)),
                 {name: mean for name, own in scores.items() if (mean := mean_of(own))},
-                {name: pair for name, pair in pairs.items() if pair and row != board.reference},
+                {name: p for name, p in pairs.items() if p and row != board.scores_against},
                 float(np.median(perplexities)) if perplexities else None,
                 float(np.mean(tasks)) if tasks else None,
             )

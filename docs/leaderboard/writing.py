@@ -21,10 +21,10 @@ FOLDER = Path(__file__).parent
 MARKDOWN = FOLDER.with_suffix(".md")
 BEGIN, END = "<!-- tables: make leaderboard -->", "<!-- end of the tables -->"
 INTRO = """<p>Every figure is made from run folders by <code>make leaderboard</code>. Below each
-mean stands its 95&nbsp;% bootstrap interval over requests; green and red differ from the reference
-row, by a paired bootstrap over the requests of both. A horizon is a Kaplan-Meier median with its
-95&nbsp;% interval, or &ldquo;&gt; N&rdquo; where more than half of the runs were still alive after
-N edits. Press a column's head to sort by it.</p>
+mean stands its 95&nbsp;% bootstrap interval over requests; green and red differ from the row that
+scores are compared with, by a paired bootstrap over the requests of both. A horizon is a
+Kaplan-Meier median with its 95&nbsp;% interval, or &ldquo;&gt; N&rdquo; where more than half of the
+runs were still alive after N edits. Press a column's head to sort by it.</p>
 <p class="small"><a href="../leaderboard.md">The same for readers of the repository</a>,
 <a href="leaderboard.csv">CSV</a>, <a href="SUBMIT.md">bring your own method</a></p>"""
 HEADS = (

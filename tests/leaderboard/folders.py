@@ -13,6 +13,7 @@ BOARD = Board(
     title="A small model",
     options="",
     reference="rome",
+    scores_against="rome",
     seeds=(0, 1, 2),
     lengths=(2, 4),
     tuning=Tuning(1, 2, 0),

@@ -72,7 +72,7 @@ def test_a_killed_run_is_not_done(runs):
     [
         ({"title": None, "more": 1}, r"embedded\.yaml must have the keys .* differs in \['more'\]"),
         ({"rows": ["rome", "grace"]}, r"the rows \['grace'\] have no config"),
-        ({"reference": "mend-2"}, "reference and together must be among its rows"),
+        ({"reference": "mend-2"}, "scores_against and together must be among its rows"),
         ({"lengths": [0]}, "lengths, trials and edits must be positive"),
         ({"seeds": []}, "seeds not none"),
     ],

@@ -45,7 +45,9 @@ def board_in(place, trials=1, lengths=(2,), seeds=(0, 1)):
         f"--data.watch {place / 'watched.json'} --data.tasks null --trainer.accelerator cpu"
     )
     rows = ("ft", "no-edit", "in-context")
-    return Board("tiny", "Tiny", options, "ft", seeds, lengths, Tuning(trials, 2, 0), (), rows)
+    return Board(
+        "tiny", "Tiny", options, "ft", "ft", seeds, lengths, Tuning(trials, 2, 0), (), rows
+    )
 
 
 @pytest.fixture(scope="module")
