@@ -31,7 +31,8 @@ class Standing(L.Callback):
         marks: numbers of edits after which to judge.
         max_new_tokens: of a generated text.
         contexts: of generated texts, besides the prompt itself, which without a chat template is
-            the Mirage's bare question.
+            the Mirage's bare question; by default its instruction, and the model's chat template if
+            it has one.
 
     Raises:
         ValueError: if a mark is not positive.
@@ -41,21 +42,31 @@ class Standing(L.Callback):
         self,
         marks: Sequence[int] = (1, 10, 100),
         max_new_tokens: int = 10,
-        contexts: Sequence[Context] = ("instruction",),
+        contexts: Sequence[Context] | None = None,
     ) -> None:
         if min(marks, default=1) <= 0:
             raise ValueError(f"marks must be positive, got {list(marks)}")
         self.marks = frozenset(marks)
-        self.writer = GenerationMetrics(max_new_tokens=max_new_tokens, contexts=contexts)
+        self.max_new_tokens = max_new_tokens
+        self.contexts = contexts
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Cuts the file back to the edit of the checkpoint."""
+        self.writer = self.writer_of(pl_module)
         self.writer.on_fit_start(trainer, pl_module)
         self.file = folder_of(trainer) / FILE
         lines = [line for line in read_standing(self.file) if line["after"] <= trainer.global_step]
         self.write(lines)
         requests: list[EditRequest] = trainer.datamodule.requests  # type: ignore[attr-defined] # set by Lightning's connector
         self.requests = {request.identity: request for request in requests}
+
+    def writer_of(self, editor: Editor) -> GenerationMetrics:
+        """Generates the texts, in all contexts that the model has."""
+        own: tuple[Context, ...] = ("instruction",)
+        if editor.tokenizer.chat_template:
+            own = ("instruction", "chat")
+        contexts = own if self.contexts is None else self.contexts
+        return GenerationMetrics(max_new_tokens=self.max_new_tokens, contexts=contexts)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: Editor, batch: Any, batch_idx: int

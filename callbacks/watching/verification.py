@@ -91,7 +91,7 @@ class Verification(L.Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         known = {request.identity: request for request in data.requests}
         requests = [known[line["identity"]] for line in self.standing]
-        writer = standing_of(pl_module.run).writer
+        writer = standing_of(pl_module.run).writer_of(pl_module)
         found = mean_scores(protocols(pl_module, requests, data, writer))
         claimed = mean_scores([only_scores(line) for line in self.standing])
         names = sorted(found.keys() | claimed.keys())

@@ -12,7 +12,7 @@ from callbacks.keeping.means import harmonic_score, mean_scores
 from callbacks.keeping.run_folder import write_json
 from callbacks.watching.perplexity import CorpusPerplexity
 from docs.leaderboard.boards import RUNS, Board, ranges_of, read_json
-from docs.leaderboard.launching import arguments
+from docs.leaderboard.launching import LIMIT, arguments
 
 FILE = "tuning.json"
 
@@ -78,11 +78,17 @@ def trial(board: Board, row: str, options: Mapping[str, float]) -> dict[str, Any
         metric.update(scores.nll, scores.length)
     perplexity = metric.compute()["perplexity"]
     means = mean_scores(editor.judge_all(data.requests))
-    lost = failed > 0 or not math.isfinite(perplexity) or perplexity > 1000
-    score = 0.0 if lost else harmonic_score(means)
+    lost = failed > 0 or not math.isfinite(perplexity) or perplexity > LIMIT
+    score = 0.0 if lost else merit(means)
     kept = ("efficacy", "paraphrase", "neighborhood")
     found = {"options": dict(options), "score": score, "failed": failed, "perplexity": perplexity}
     return found | {name: means.get(name) for name in kept}
+
+
+def merit(means: Mapping[str, float]) -> float:
+    """ROME's S, or the efficacy alone if the requests lack paraphrases or neighbors."""
+    found = harmonic_score(dict(means))
+    return means["efficacy"] if found is None else found
 
 
 def edit_each(cli: Any) -> int:

@@ -9,7 +9,9 @@ from command_line.configs import CONFIGS
 from command_line.short_names import full
 from docs.leaderboard import boards
 from docs.leaderboard.boards import FAILED, Cell, board_of, cells, ranges_of, read_boards
+from docs.leaderboard.launching import arguments
 from tests.leaderboard.folders import BOARD, write_run
+from train import main
 
 CONTENT = yaml.safe_load((CONFIGS / "leaderboard" / "embedded.yaml").read_text())
 
@@ -34,6 +36,19 @@ def test_every_range_is_an_option_of_its_row(row):
     known = accepted(full(method))
     for option in ranges_of(row):
         assert option.split(".")[1] in known
+
+
+@pytest.mark.parametrize("name", ["embedded", "smollm2"])
+def test_every_row_of_every_board_makes_its_objects(name):
+    (board,) = read_boards(name)
+    for row in board.rows:
+        cli = main(arguments(board, row, 3, 7, {}), run=False)
+        data = cli.datamodule
+        assert (cli.model.seed, data.seed, data.limit, data.part) == (3, 3, 7, "report")
+        assert data.batch_size == (20 if row in board.together else 1)
+        kinds = [type(callback).__name__ for callback in cli.trainer.callbacks]
+        assert {"EditJournal", "Standing", "Downstream", "EditLedger"} <= set(kinds)
+        assert ("EarlyStopping" in kinds) == (row in board.together)
 
 
 def test_seeds_come_first_then_lengths():

@@ -171,13 +171,29 @@ class TestTuning:
         monkeypatch.setattr(
             trials, "edit_each", lambda cli: asked.extend(cli.datamodule.requests) or 0
         )
-        monkeypatch.setattr(trials, "harmonic_score", lambda means: 0.1 * len(asked))
+        monkeypatch.setattr(trials, "merit", lambda means: 0.1 * len(asked))
         found = tuned(board_in(place, trials=3), "ft")
         assert [trial["score"] for trial in found["trials"]] == pytest.approx([0.2, 0.4, 0.6])
         assert found["choice"] == found["trials"][-1]["options"]
         assert found["ranges"] == ranges
         assert not any(map(held_out, asked))
         assert tuned(board_in(place, trials=3), "ft") == found
+
+    def test_a_trial_edits_and_judges_with_its_settings(self, place, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(trials, "merit", lambda means: means["efficacy"])
+        timid, bold = (
+            trials.trial(board_in(place), "ft", {"model.learning_rate": rate, "model.radius": 0.5})
+            for rate in (1e-9, 0.05)
+        )
+        assert (timid["score"], timid["failed"]) == (timid["efficacy"], 0)
+        assert timid["efficacy"] < bold["efficacy"]
+        assert timid["options"] == {"model.learning_rate": 1e-9, "model.radius": 0.5}
+
+    def test_merit_is_romes_score_or_efficacy_alone(self):
+        means = {"efficacy": 1.0, "paraphrase": 0.5, "neighborhood": 0.5}
+        assert trials.merit(means) == pytest.approx(0.6)
+        assert trials.merit({"efficacy": 0.7}) == 0.7
 
     def test_a_row_whose_trials_all_fail_says_so(self, place, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

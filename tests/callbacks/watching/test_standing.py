@@ -77,6 +77,15 @@ def test_a_consequence_is_asked_behind_the_fact_of_its_request(lm, monkeypatch):
     assert any("Paris is not the capital of France" in text for text in asked)
 
 
+def test_a_model_with_a_chat_template_is_also_asked_in_a_chat(lm):
+    editor = InContext(lm=lm)
+    editor.configure_model()
+    assert Standing().writer_of(editor).contexts == ("instruction",)
+    editor.tokenizer.chat_template = "{{ messages }}"
+    assert Standing().writer_of(editor).contexts == ("instruction", "chat")
+    assert Standing(contexts=["question"]).writer_of(editor).contexts == ("question",)
+
+
 def test_without_consequences_none_are_told(lm, tmp_path):
     fit(lm, tmp_path, [*watching(stop=False), Standing((), 4)], REQUESTS[:1])
     (line,) = read_standing(tmp_path / FILE)
