@@ -23,11 +23,19 @@ def tuned(board: Board, row: str) -> dict[str, Any]:
     The first trial has the config's own values. A trial's score is ROME's S, the harmonic mean of
     efficacy, paraphrase and neighborhood over all its edits at the end; 0 if the model collapsed or
     an edit failed. Of equal ones the first counts.
+
+    Raises:
+        ValueError: if the row has runs whose settings another budget chose.
     """
     file = RUNS / board.name / row / FILE
     known = read_json(file)
     if known is not None and known["budget"] == board.tuning._asdict():
         return known
+    if any(file.parent.glob("seed-*")):
+        raise ValueError(
+            f"the runs in {file.parent} have the settings of another tuning budget than "
+            f"{board.tuning._asdict()}; move them away, or restore the board's budget"
+        )
     ranges = ranges_of(row)
     tries = [trial(board, row, options) for options in drawn(board, row, ranges)]
     best = max(tries, key=lambda found: found["score"], default={"options": {}})

