@@ -17,6 +17,7 @@ from .perplexity import CorpusPerplexity
 from .standing import FILE, Standing, protocols, read_standing
 
 TOLD = 5  # differences that the error names
+AT_EDIT = ("efficacy", "paraphrase", "neighborhood")
 REPORT = "verified.json"
 
 
@@ -37,9 +38,9 @@ class Claim(NamedTuple):
 class Verification(L.Callback):
     """Compares the journal and ``standing.jsonl`` of ``--model.ledger`` with its rebuilt model.
 
-    It checks that the edited requests are those that the run's data options draw, the perplexity
-    after every ``every_n_edits`` edits and after the last, and the mean of each score over all
-    edits. ``verified.json`` is written to the run's folder.
+    It checks that the edited requests are those that the run's data options draw, the mean scores
+    at the edits, the perplexity after every ``every_n_edits`` edits and after the last, and the
+    mean of each score over all edits at the end. ``verified.json`` is written to the run's folder.
 
     Args:
         tolerance: largest difference of a mean score, and largest relative one of a perplexity.
@@ -60,7 +61,7 @@ class Verification(L.Callback):
         self.claims: list[Claim] = []
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Verify) -> None:
-        """Repeats the edits one by one and compares the perplexities.
+        """Repeats the edits one by one, and judges as the run did.
 
         Raises:
             ValueError: if the folder lacks a file, or its requests are not those of its options.
@@ -68,19 +69,26 @@ class Verification(L.Callback):
         run, data = pl_module.run, trainer.datamodule  # type: ignore[attr-defined] # set by Lightning's connector
         self.standing, self.journal = last_lines(run), read_journal(run)
         require_requests(run, self.journal, self.standing, data.requests)
-        self.claims = list(self.perplexities(pl_module, data))
+        self.claims = list(self.edit_by_edit(pl_module, data))
 
-    def perplexities(self, editor: Verify, data: Any) -> Iterator[Claim]:
-        """The perplexity after each of some edits."""
-        claimed = {line["edit"]: line.get("perplexity") for line in self.journal}
-        editor.restore()
+    def edit_by_edit(self, editor: Verify, data: Any) -> Iterator[Claim]:
+        """Mean scores at the edits, and the perplexity after some of them."""
+        journal = {line["edit"]: line for line in self.journal}
+        claimed, found = [], []
+        editor.begin_again()
         for entry in editor.chosen():
-            for update in editor.updates(entry):
-                editor.edited.apply(update)
+            editor.repeat(entry)
+            line = journal.get(entry.edit, {})
             due = entry.edit % self.every_n_edits == 0 or entry is editor.entries[-1]
-            told = claimed.get(entry.edit)
-            if due and told is not None:
-                yield Claim(f"perplexity after edit {entry.edit}", told, perplexity(editor, data))
+            if due and line.get("perplexity") is not None:
+                what = f"perplexity after edit {entry.edit}"
+                yield Claim(what, line["perplexity"], perplexity(editor, data))
+            if "efficacy" in line:
+                claimed.append({name: line[name] for name in AT_EDIT if name in line})
+                found.append(mean_scores(editor.judge_all(entry.requests())))
+        means, again = mean_scores(claimed), mean_scores(found)
+        for name, value in means.items():
+            yield Claim(f"{name} at the edit", value, again.get(name, math.nan))
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Verify) -> None:
         """Judges all edits again and compares.

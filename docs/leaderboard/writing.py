@@ -25,8 +25,9 @@ mean stands its 95&nbsp;% bootstrap interval over requests; green and red differ
 scores are compared with, by a paired bootstrap over the requests of both. A horizon is a
 Kaplan-Meier median with its 95&nbsp;% interval, or &ldquo;&gt; N&rdquo; where more than half of the
 runs were still alive after N edits. Press a column's head to sort by it.</p>
-<p class="small"><a href="../leaderboard.md">The same for readers of the repository</a>,
-<a href="leaderboard.csv">CSV</a>, <a href="SUBMIT.md">bring your own method</a></p>"""
+<p class="small"><a href="leaderboard.csv">CSV</a>. The repository has the same in
+<code>docs/leaderboard.md</code>, and <code>docs/leaderboard/SUBMIT.md</code> tells how to bring
+your own method.</p>"""
 HEADS = (
     *("board", "row", "mark", "measure", "value", "low", "high", "cases"),
     *("difference", "difference_low", "difference_high"),

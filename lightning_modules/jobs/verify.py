@@ -7,6 +7,7 @@ from typing import Any
 from data_modules.records import EditRequest
 
 from ..editing.editor import Editor
+from ..editing.ledger import Entry
 from ..language_model.layout import blocks, output_weight_name
 from .removal import method_of
 from .replay import Replay
@@ -37,11 +38,22 @@ class Verify(Replay):
 
     def on_test_start(self) -> None:
         """Makes all edits before the evaluation."""
-        super().on_test_start()
-        if not super().edited_weights():
-            self.method = method_of(self.run, self)
-            for entry in self.entries:
-                self.method.make_edit(entry.requests())
+        self.begin_again()
+        for entry in self.chosen():
+            self.repeat(entry)
+
+    def begin_again(self) -> None:
+        """Gives the model its original weights, and a method without weights no fact."""
+        self.restore()
+        self.method = None if super().edited_weights() else method_of(self.run, self)
+
+    def repeat(self, entry: Entry) -> None:
+        """Makes an edit as the ledger holds it."""
+        for update in self.updates(entry):
+            self.edited.apply(update)
+        if self.method is not None:
+            self.method.make_edit(entry.requests())
+        self.edited_requests += entry.identities
 
     def worded(self, request: EditRequest) -> EditRequest:
         """The request as a method without weights words it."""

@@ -266,6 +266,12 @@ class TestVerification:
         with pytest.raises(ValueError, match="perplexity after edit 2 12, found"):
             self.verify(run)
 
+    def test_a_better_score_at_the_edit_is_found(self, copy):
+        run = copy()
+        self.tampered(run / "edits.jsonl", lambda lines: lines[0].update(neighborhood=0.123))
+        with pytest.raises(ValueError, match="neighborhood at the edit 0"):
+            self.verify(run)
+
     def test_a_ledger_of_other_updates_is_found(self, copy, place):
         run, other = copy(), run_of(place, seed=1).folder
         shutil.copyfile(
