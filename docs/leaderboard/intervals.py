@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import bootstrap
 
 RESAMPLES = 1000
+FEWEST = 5  # cases that an interval or a difference takes
 
 
 class Mean(NamedTuple):
@@ -39,11 +40,11 @@ def mean_of(scores: Mapping[int, float]) -> Mean | None:
 def paired(one: Mapping[int, float], other: Mapping[int, float]) -> Mean | None:
     """Mean difference over the cases of both, whose pairs are resampled together.
 
-    None if they have fewer than two in common.
+    None if they have too few in common.
     """
     cases = sorted(one.keys() & other.keys())
     pairs = [np.array([scores[case] for case in cases]) for scores in (one, other)]
-    return _bootstrapped(*pairs) if len(cases) > 1 else None
+    return _bootstrapped(*pairs) if len(cases) >= FEWEST else None
 
 
 def _bootstrapped(*samples: np.ndarray) -> Mean:
@@ -52,8 +53,8 @@ def _bootstrapped(*samples: np.ndarray) -> Mean:
 
     differences = samples[0] - samples[1] if len(samples) > 1 else samples[0]
     value = float(differences.mean())
-    if len(differences) < 2 or np.ptp(differences) == 0:
-        bound = value if len(differences) > 1 else math.nan
+    if len(differences) < FEWEST or np.ptp(differences) == 0:
+        bound = value if len(differences) >= FEWEST else math.nan
         return Mean(value, bound, bound, len(differences))
     found = bootstrap(
         samples,

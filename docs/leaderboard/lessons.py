@@ -30,7 +30,10 @@ def _horizons(results: Results) -> Iterator[str]:
     if reference not in lines:
         return
     own = lines[reference].medians["perplexity"]
-    yield f"{reference} survives a median of {own} edits within the perplexity's limit."
+    yield (
+        f"{reference} survives a median of {own} edits within the perplexity's limit, by "
+        f"{lines[reference].runs} runs."
+    )
     tested = {row: line.pvalue for row, line in lines.items() if line.pvalue is not None}
     later = [
         row

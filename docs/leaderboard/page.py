@@ -81,8 +81,11 @@ def status(results: Results) -> str:
         else "every row has its config's own settings: no tuning budget was spent"
     )
     left = f" Not run yet: {escape(', '.join(results.left))}." if results.left else ""
+    seeds = sorted({line.runs for line in results.survivors if line.row not in board.together})
+    of_row = " to ".join(map(str, sorted({*seeds[:1], *seeds[-1:]})))
     return (
-        f"{len(results.survivors)} of {len(board.rows)} rows, {runs} runs, up to {longest} edits; "
+        f"{len(results.survivors)} of {len(board.rows)} rows, {runs} runs, up to {longest} edits, "
+        f"{of_row} of {len(board.seeds)} seeds per row; "
         f"{tuned}; requests of the held-out part.{left}"
     )
 
