@@ -6,7 +6,8 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run smollm2 test lint docs pages site benchmark methods reproduce reproduce-smollm2 torture clean
+.PHONY: help run smollm2 test lint docs pages site benchmark methods leaderboard reproduce \
+	reproduce-smollm2 torture clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z0-9.]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +45,10 @@ benchmark: .venv ## measure speed (docs/performance.md); a quarter of an hour
 methods: export HF_HUB_OFFLINE := 1
 methods: .venv ## measure every method (docs/methods.md); 20 minutes on 2 cores
 	.venv/bin/python -m docs.methods
+
+leaderboard: export HF_HUB_OFFLINE := 1
+leaderboard: .venv ## run the leaderboard's rows, as long as you like (docs/leaderboard.md): HOURS=2
+	.venv/bin/python -m docs.leaderboard $(if $(HOURS),--hours $(HOURS))
 
 reproduce: export HF_HUB_OFFLINE := 1
 reproduce: .venv ## run both papers' experiments on the embedded model (docs/reproduce.md); half an hour

@@ -11,35 +11,46 @@ from data_modules.edit_requests import EditingDataModule
 from lightning_modules.editing.ledger import files_of
 from lightning_modules.editing.watched import WatchedModel
 from lightning_modules.jobs.replay import Replay
+from lightning_modules.jobs.verify import Verify
 
 OF_MODEL = (
     *("lm", "dtype", "trust_remote_code", "first_position"),
     *("chat", "separator", "end_of_target"),
 )
 OF_DATA = ("batch_size", "watch", "watch_unit")
+DRAWN = ("path", "seed", "limit", "case_ids", "watch_limit")  # which requests a submission edited
 
 
 def complete(options: argparse.Namespace) -> None:
     """Gives a replay the values of its run where the command line leaves them at their defaults.
 
-    Without ``--data.path``, its requests are those of its ledgers.
+    Without ``--data.path``, its requests are those of its ledgers; a verification draws them anew.
 
     Args:
         options: of a verb; changed in place.
     """
-    if options.model.class_path != f"{Replay.__module__}.{Replay.__name__}":
+    verifies = options.model.class_path == path_of(Verify)
+    if not verifies and options.model.class_path != path_of(Replay):
         return
     replay, data = options.model.init_args, options.data.init_args
     ledgers = [replay.ledger] if isinstance(replay.ledger, str) else replay.ledger
     made = Path(ledgers[0]) / "config.yaml"
     run: dict[str, Any] = yaml.safe_load(made.read_text("utf-8")) if made.is_file() else {}
     take(replay, arguments(run, "model"), OF_MODEL, WatchedModel)
+    if verifies:
+        take(data, arguments(run, "data"), (*OF_DATA, *DRAWN), EditingDataModule)
+        return
     if "path" in data and data.path is None:
         take(data, arguments(run, "data"), OF_DATA, EditingDataModule)
         for ledger in map(Path, ledgers):
             if (ledger / "edits.jsonl").is_file():
                 files_of(ledger)  # of a run without one the reader would demand a file
         data.path = replay.ledger
+
+
+def path_of(kind: type) -> str:
+    """The dotted path of a class."""
+    return f"{kind.__module__}.{kind.__name__}"
 
 
 def take(

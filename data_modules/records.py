@@ -18,6 +18,22 @@ class Probe(NamedTuple):
     accepted: tuple[str, ...] = ()
 
 
+class Consequence(NamedTuple):
+    """A prompt whose answer the edit should decide, though no part of it was edited.
+
+    Attributes:
+        kind: ``negation``, ``reversal`` or ``one_hop``.
+        prompt: the text before the answer.
+        answer: what a model that believes the new fact prefers.
+        rival: what it prefers the answer to.
+    """
+
+    kind: str
+    prompt: str
+    answer: str
+    rival: str
+
+
 class Frame(NamedTuple):
     """The text around a prompt; a bare prompt has none.
 

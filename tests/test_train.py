@@ -12,6 +12,7 @@ from callbacks.watching.collapse import CollapseStopping
 from command_line.configs import CONFIGS, located
 from lightning_modules.editing.editor import Editor
 from lightning_modules.jobs.compare import Compare
+from lightning_modules.jobs.verify import Verify
 from tests.callbacks.runs import WEIGHT, options_of, tiny_lm, without_timings
 from train import main
 
@@ -60,7 +61,8 @@ class TestConfigs:
         assert type(cli.model).__name__ == chosen["model"]["class_path"].split(".")[-1]
         if isinstance(cli.model, Editor):
             assert cli.model.lm is None
-        if isinstance(cli.model, Editor) and not isinstance(cli.model, Compare):  # it edits nothing
+        edits = isinstance(cli.model, Editor) and not isinstance(cli.model, Compare | Verify)
+        if edits:
             callbacks = names(cli.trainer.callbacks)
             assert callbacks[:3] == ["EditJournal", "EditMetrics", "Perplexity"]
             assert {"CollapseStopping", "EditCheckpoint"} <= set(callbacks[3:])

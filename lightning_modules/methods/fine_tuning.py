@@ -14,7 +14,7 @@ from ..editing.edited_weights import Update
 from ..editing.editor import Editor
 from ..editing.layer_choice import given_layers
 from ..functional.norm_ball import clamp_change
-from ..language_model.layout import oriented, output_weight_name
+from ..language_model.layout import block_parameter_names, oriented, output_weight_name
 from ..language_model.lower_states import LowerStates
 from ..language_model.targets import Placement, Targets, place_targets, target_loss
 from ..language_model.tokens import Span, edit_span
@@ -100,7 +100,7 @@ class FineTuning(GradientEditor):
             position.
         radius: of the ball; null leaves the change free, as released for GPT-J and Llama-2.
         parameters: ``weight_and_bias`` also trains the map's bias if it has one, as the released
-            code does on GPT-2 and GPT-J.
+            code does on GPT-2 and GPT-J; ``block`` trains all parameters of the layer's block.
         steps: most evaluations of the loss, each followed by a step.
         goal: loss below which no further step is taken.
 
@@ -114,7 +114,7 @@ class FineTuning(GradientEditor):
         learning_rate: float = 5e-4,
         placement: Placement = "last_token",
         radius: float | None = 5e-4,
-        parameters: Literal["weight", "weight_and_bias"] = "weight",
+        parameters: Literal["weight", "weight_and_bias", "block"] = "weight",
         steps: int = 25,
         goal: float = 1e-2,
         **options: Any,
@@ -131,7 +131,9 @@ class FineTuning(GradientEditor):
         self.goal = goal
 
     def edited_weights(self) -> list[str]:
-        """The output maps of the edited layers, with their biases if those are trained."""
+        """The output maps of the edited layers, and their biases or blocks if those are trained."""
+        if self.parameters_kind == "block":
+            return [name for layer in self.layers for name in block_parameter_names(self.lm, layer)]
         weights = super().edited_weights()
         if self.parameters_kind == "weight":
             return weights

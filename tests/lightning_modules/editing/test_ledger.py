@@ -10,6 +10,7 @@ from data_modules.records import EditRequest, Probe
 from lightning_modules.editing.edited_weights import Update
 from lightning_modules.editing.ledger import (
     Entry,
+    checksum,
     cut_behind,
     joined,
     read_ledger,
@@ -61,6 +62,13 @@ def test_an_edit_is_read_as_it_was_written(run):
     assert torch.equal(dense.left, DENSE.left)
     assert dense.left.dtype == torch.bfloat16
     assert dense.right is None
+
+
+def test_a_single_column_is_kept_whatever_its_stride():
+    column = torch.arange(6.0, dtype=torch.float64).view(2, 3).T[:, :1]
+    strided = torch.as_strided(column.clone(), (3, 1), (1, 3))
+    assert strided.is_contiguous()
+    assert checksum({"a": strided}, {}) == checksum({"a": column.clone()}, {})
 
 
 def test_an_edit_that_changed_nothing_is_kept_too(tmp_path):

@@ -1,0 +1,82 @@
+"""Runs the declared leaderboards and writes their page: python -m docs.leaderboard."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+import torch
+
+from docs.courses import quiet
+from docs.leaderboard.boards import Board, Cell, cells, read_boards
+from docs.leaderboard.clock import Clock, in_words
+from docs.leaderboard.costs import measured
+from docs.leaderboard.launching import make
+from docs.leaderboard.trials import copy_to, options_of
+from docs.leaderboard.writing import write
+
+OF_METHODS = (FloatingPointError, torch.linalg.LinAlgError)  # other errors are ours
+
+
+def run(board: Board, clock: Clock, rows: Sequence[str]) -> None:
+    """Runs what is not done yet and fits into the budget, and says how long the rest takes."""
+    todo = [cell for cell in cells(board) if cell.row in rows and not cell.done]
+    for number, cell in enumerate(todo):
+        if cell.done:  # collapsed or failed at a shorter length
+            continue
+        if not clock.affords(cell):
+            continue
+        settings, todo_edits = options_of(board, cell.row), cell.todo
+        started = time.perf_counter()
+        make(cell, settings, OF_METHODS)
+        copy_to(cell.folder, board, cell.row)
+        clock.add(cell, todo_edits - cell.todo, time.perf_counter() - started)
+        measured(board, cell.row)
+        tell(cell, clock, todo[number + 1 :])
+    left = [cell for cell in todo if not cell.done]
+    if left:
+        needed = sum(map(clock.expected, left))
+        sys.stdout.write(
+            f"{board.name}: {len(left)} runs are left, about {in_words(needed)}; the same command "
+            "continues\n"
+        )
+
+
+def tell(cell: Cell, clock: Clock, todo: Sequence[Cell]) -> None:
+    """Says what was run and how long the rest takes."""
+    left = [other for other in todo if not other.done]
+    needed = in_words(sum(map(clock.expected, left)))
+    sys.stdout.write(
+        f"{cell.board.name} {cell.name}: {cell.made} edits; {len(left)} runs left, about {needed}\n"
+    )
+    sys.stdout.flush()
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs what is declared, then writes the page, the table and the CSV from the run folders.
+
+    Raises:
+        ValueError: if a board or a row is unknown, or the budget is not positive.
+    """
+    parser = argparse.ArgumentParser(prog="python -m docs.leaderboard", description=__doc__)
+    parser.add_argument("--boards", help="of configs/leaderboard, by commas; all if left out")
+    parser.add_argument("--rows", help="by commas; all if left out")
+    parser.add_argument("--hours", type=float, help="budget: more seeds first, then lengths")
+    parser.add_argument("--page-only", action="store_true", help="run nothing")
+    options = parser.parse_args(args)
+    if options.hours is not None and options.hours <= 0:
+        raise ValueError(f"hours must be positive, got {options.hours}")
+    boards = read_boards(options.boards)
+    rows = options.rows.split(",") if options.rows else [r for b in boards for r in b.rows]
+    known = {row for board in boards for row in board.rows}
+    if unknown := sorted(set(rows) - known):
+        raise ValueError(f"rows {unknown} are not declared; choose from {sorted(known)}")
+    quiet()
+    clock = Clock(options.hours)
+    for board in boards if not options.page_only else ():
+        run(board, clock, rows)
+    write(read_boards())
+
+
+if __name__ == "__main__":
+    main()

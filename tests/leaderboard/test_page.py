@@ -1,0 +1,109 @@
+import csv
+import io
+import re
+
+import pytest
+
+from docs.leaderboard import boards, intervals, results, writing
+from docs.leaderboard.results import PROTOCOLS, marks_of, scores_of
+from docs.leaderboard.tables import results_of
+from tests.leaderboard.folders import BOARD, REQUESTS, write_run
+
+EFFICACY = next(protocol for protocol in PROTOCOLS if protocol.name == "retained")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    write_run(runs, "rome", 0, edits=1, collapsed=True)
+    write_run(runs, "rome", 1, edits=4)
+    write_run(runs, "rome", 2, edits=3, collapsed=True)
+    for seed in range(3):
+        write_run(runs, "memit", seed, edits=4, efficacy=0.0, negation=1.0)
+    write_run(runs, "locft-bf", 0, edits=4, name="seed-0-4")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boards, "RUNS", runs)
+        patch.setattr(results, "RUNS", runs)
+        patch.setattr(intervals, "FEWEST", 4)
+        yield results_of(BOARD)
+
+
+@pytest.fixture
+def files(found, tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "FOLDER", tmp_path)
+    monkeypatch.setattr(writing, "MARKDOWN", tmp_path / "leaderboard.md")
+    monkeypatch.setattr(writing, "results_of", lambda board: found)
+    (tmp_path / "leaderboard.md").write_text(
+        f"# before\n{writing.BEGIN}\nold\n{writing.END}\nend\n"
+    )
+    writing.write([BOARD])
+    return tmp_path
+
+
+def test_a_case_is_the_mean_of_the_seeds_that_reached_the_mark(found):
+    scores = scores_of(found.found["rome"], EFFICACY, 4)
+    assert scores == {REQUESTS[n + 10].case_id: 1.0 for n in range(1, 5)}
+    assert marks_of(found.found) == [1, 2, 4]
+
+
+def test_a_mark_says_how_many_runs_reached_it(found):
+    runs = {line.row: line.runs for line in found.marks[4]}
+    assert runs == {"rome": (1, 3), "memit": (3, 3), "locft-bf": (1, 1)}
+
+
+def test_differences_to_the_reference_are_paired(found):
+    memit = next(line for line in found.marks[4] if line.row == "memit")
+    assert memit.differences["retained"].value == -1
+    assert memit.differences["retained"].cases == 4  # those of the one seed that both have
+    assert memit.differences["negation"].certain
+    assert not memit.differences["paraphrase"].certain
+
+
+def test_the_table_of_horizons_counts_collapses_and_leaves_others_open(found):
+    lines = {line.row: line for line in found.survivors}
+    assert str(lines["rome"].medians["perplexity"]).startswith("3 [")
+    assert str(lines["memit"].medians["perplexity"]) == "> 4"
+    assert lines["locft-bf"].medians == {}
+    assert 0 < lines["memit"].pvalue < 1
+    assert found.left == ["no-edit"]
+
+
+def test_the_page_needs_no_network_and_every_column_sorts(files):
+    text = (files / "index.html").read_text()
+    assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", text)
+    heads = re.findall(r"<th [^>]*>(.*?)</th>", text)
+    assert heads
+    assert all(head.startswith("<button>") for head in heads)
+    for table in re.findall(r"<table>(.*?)</table>", text, re.S):
+        columns = table.count("<th ")
+        rows = re.findall(r"<tr>(<td.*?)</tr>", table)
+        assert all(row.count("<td") == columns for row in rows)
+    assert '<td class="down" data-value="0.0">' in text
+
+
+def test_the_markdown_keeps_what_stands_around_its_tables(files):
+    text = (files / "leaderboard.md").read_text()
+    assert text.startswith("# before\n")
+    assert text.endswith("end\n")
+    assert "old" not in text
+    memit = [line for line in text.splitlines() if line.startswith("| memit | 3 of 3 | ")]
+    assert "| 0 ≠ (0 to 0) |" in memit[-1]  # after four edits
+    assert "≠" not in memit[0]  # after one
+
+
+def test_the_csv_has_each_figure_with_its_interval(files):
+    rows = list(csv.DictReader(io.StringIO((files / "leaderboard.csv").read_text())))
+    told = {(row["row"], row["mark"], row["measure"]): row for row in rows}
+    assert told["memit", "4", "retained"]["difference"] == "-1.0000"
+    assert told["memit", "4", "perplexity"]["value"] == "200"
+    assert told["rome", "", "horizon_perplexity"]["value"] == "3.0"
+
+
+def test_a_sentence_learnt_has_its_figures(found):
+    told = writing.lessons(found)
+    assert told[0].startswith("rome survives a median of 3 [")
+    assert all(re.search(r"\d", sentence) for sentence in told)
+
+
+def test_the_figure_is_drawn(files):
+    assert (files / "small.png").stat().st_size > 5000
