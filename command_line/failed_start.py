@@ -42,6 +42,8 @@ class FailedStart(L.Callback):
         """Removes it, and its parent if nothing else is there."""
         if self.begun or not self.folder.is_dir():
             return
+        for logger in trainer.loggers:
+            logger.finalize("failed")  # what it still writes would have no place
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.folder.parent.is_dir() and not any(self.folder.parent.iterdir()):
             self.folder.parent.rmdir()

@@ -13,6 +13,7 @@ from train import main
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 ELSEWHERE = ("shrink.Shrink", "nse.yaml")  # of examples, tested by themselves
+ANYBODYS = "models/smollm2-135m.yaml"  # none of the papers' models
 ALONE = {"data.limit": None, "data.batch_size": 1}
 PPL_50 = {"data.watch": "ME-PPL_50.json"}
 PPL_1K = {"data.watch": "ME-PPL_1k.json", "data.watch_limit": None}
@@ -96,7 +97,7 @@ def test_a_documented_command_is_understood_and_does_the_papers_experiment(
     monkeypatch.chdir(tmp_path)
     config = merged(command, parser)
     for words, settings in PAPERS.items():
-        if all(word in command for word in words.split()):
+        if all(word in command for word in words.split()) and ANYBODYS not in command:
             found = {key: value_of(config, key) for key in settings}
             assert found == settings
     assert config.trainer.callbacks

@@ -17,6 +17,7 @@ from lightning_modules.jobs.replay import Replay
 from lightning_modules.language_model.layout import output_weight_name
 from lightning_modules.methods.key_value import KeyValueEditor
 from lightning_modules.methods.mend import MEND
+from lightning_modules.methods.no_edit import NoEdit
 from lightning_modules.methods.rome import ROME
 from lightning_modules.methods.spread import SpreadEditor
 from tests.tiny import EDITED_LAYER, tiny_model, tiny_tokenizer
@@ -38,7 +39,7 @@ def methods():
         if (
             ours
             and not inspect.isabstract(method)
-            and not issubclass(method, Replay)
+            and not issubclass(method, (Replay, NoEdit))  # these change no weight of their own
             and method not in (LayerStudy, SpreadEditor)
         ):
             found.append(method)

@@ -147,7 +147,13 @@ class SaveLoRA(L.Callback):
         if not trainer.is_global_zero:
             return
         lm, pairs = checked(pl_module.lm), low_rank(folder_of(trainer), pl_module)
-        missing = sorted(set(pl_module.original) - set(pairs))
+        missing = [
+            name
+            for name, original in sorted(pl_module.original.items())
+            if name not in pairs and not torch.equal(pl_module.edited.master(name), original)
+        ]
+        if not missing and not pairs:
+            raise ValueError("no LoRA adapter: the model holds no edit; see the journal for why")
         if missing:
             raise ValueError(
                 f"no LoRA adapter: the ledger of {folder_of(trainer)} has no low-rank change of "

@@ -3,6 +3,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from lightning_modules.language_model.layout import oriented, output_weight_name
 from lightning_modules.methods.fine_tuning import FineTuning
@@ -41,7 +42,7 @@ def naive_changes(lm, request, seed, rank, scale, steps, rate):
 
 
 def is_conv(lm, name):
-    return type(lm.get_submodule(name.rpartition(".")[0])).__name__ == "Conv1D"
+    return isinstance(lm.get_submodule(name.rpartition(".")[0]), Conv1D)
 
 
 class Loss(torch.nn.Module):
