@@ -23,7 +23,10 @@ HEAVY = (  # their models or data are the papers', not the embedded ones
     *("all-cases", "collapse-cases", "normal-cases"),
 )
 SHORT = ["--data.limit", "3", "--data.watch_limit", "4", "--model.contexts", "{5: 2}"]
-SHORTER = {"fact-survey": SHORT[:2]}  # it makes no edits
+STUDIES = {  # predict; what makes them short
+    "fact-survey": SHORT[:2],
+    "sink": [*SHORT[2:4], "--model.layers=[1]", "--model.first=1", "--model.normal=1"],
+}
 ENDLESS = {
     "perplexity-against-tasks": [
         "--data.tasks.limit=4",
@@ -65,13 +68,14 @@ def test_every_command_of_the_pages_makes_its_objects(run, tmp_path, monkeypatch
 )
 def test_every_experiment_runs_on_the_embedded_model_in_short(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    verb = "predict" if config.startswith(("keys", "fact-survey")) else "fit"
-    short = SHORTER.get(config, [*SHORT, *ENDLESS.get(config, [])])
+    verb = "predict" if config in STUDIES or config.startswith("keys") else "fit"
+    short = STUDIES.get(config, [*SHORT, *ENDLESS.get(config, [])])
     command_line([verb, "--config", f"papers/{config}.yaml", *short])
     (run,) = tmp_path.glob("runs/*/version_0")
     assert {file.name for file in run.iterdir()} & {
         "summary.json",
         "key_geometry.json",
+        "sink.json",
         "stated.json",
     }
 
