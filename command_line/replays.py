@@ -10,6 +10,7 @@ import yaml
 from data_modules.edit_requests import EditingDataModule
 from lightning_modules.editing.ledger import files_of
 from lightning_modules.editing.watched import WatchedModel
+from lightning_modules.jobs.compare import Compare
 from lightning_modules.jobs.replay import Replay
 from lightning_modules.jobs.verify import Verify
 
@@ -29,15 +30,14 @@ def complete(options: argparse.Namespace) -> None:
     Args:
         options: of a verb; changed in place.
     """
-    verifies = options.model.class_path == path_of(Verify)
-    if not verifies and options.model.class_path != path_of(Replay):
+    if options.model.class_path not in map(path_of, (Replay, Compare, Verify)):
         return
     replay, data = options.model.init_args, options.data.init_args
     ledgers = [replay.ledger] if isinstance(replay.ledger, str) else replay.ledger
     made = Path(ledgers[0]) / "config.yaml"
     run: dict[str, Any] = yaml.safe_load(made.read_text("utf-8")) if made.is_file() else {}
     take(replay, arguments(run, "model"), OF_MODEL, WatchedModel)
-    if verifies:
+    if options.model.class_path == path_of(Verify):
         take(data, arguments(run, "data"), (*OF_DATA, *DRAWN), EditingDataModule)
         return
     if "path" in data and data.path is None:

@@ -49,3 +49,11 @@ def test_other_models_and_runs_without_a_config_are_left_alone(run, tmp_path):
     complete(given)
     assert given.model.init_args.lm == "embedded"
     assert given.data.init_args.path == bare
+
+
+def test_a_comparison_takes_the_model_but_keeps_its_prompts(run):
+    given = options(run, kind="lightning_modules.jobs.compare.Compare")
+    given.data.init_args = Namespace(prompts="prompts.txt", batch_size=32)
+    complete(given)
+    assert given.model.init_args.lm == "m"
+    assert given.data.init_args == Namespace(prompts="prompts.txt", batch_size=32)
