@@ -21,7 +21,7 @@ class FactSurvey(WatchedModel):
         """Per request its ``case_id``, and two answers.
 
         ``stated``: whether every token of the true answer is the model's greedy choice;
-        ``first_token``: whether the subject is the one token that begins the prompt.
+        ``first_token``: whether the subject is the first token that the model reads.
         """
         known = stated(self.score, self.tokenizer, batch)
         return [

@@ -36,6 +36,8 @@ def treated(editor: Editor, treatment: str, texts: Sequence[str], steps: int) ->
         lm=editor.lm_name,
         dtype=editor.dtype_name,
         trust_remote_code=editor.trust_remote_code,
+        first_position=editor.first_position,
+        separator=editor.separator,
         chat="judge" if treatment == "chat" else editor.chat,
     )
     copy.configure_model()

@@ -38,6 +38,15 @@ def test_a_treatment_changes_the_copy_alone(editor, treatment):
         assert torch.equal(weight, before[name])
 
 
+def test_a_copy_reads_texts_at_the_editors_first_position(tmp_path):
+    moved = ROME(lm=str(save_tiny(tmp_path, "gpt2")), first_position=1, **METHOD)
+    moved.configure_model()
+    moved.prepare()
+    text = WatchedText([0], ["The capital of France is Rome"])
+    copy = treated(moved, "none", [], 1)
+    torch.testing.assert_close(copy.watch(text).nll, moved.watch(text).nll)
+
+
 def test_a_model_without_a_template_cannot_chat(editor):
     with pytest.raises(ValueError, match="chat template"):
         treated(editor, "chat", [], 1)
