@@ -17,7 +17,12 @@ import torch
 
 import train
 from callbacks.keeping.run_folder import write_json
-from docs import descent_experiments, experiments, smollm2_experiments
+from docs import (
+    counterfact_experiments,
+    descent_experiments,
+    experiments,
+    smollm2_experiments,
+)
 from docs.courses import quiet
 from docs.experiments import Experiment
 
@@ -46,6 +51,12 @@ BOOKS = {
     ),
     "smollm2": Book(
         smollm2_experiments.EXPERIMENTS,
+        HERE / "smollm2.md",
+        smollm2_experiments.RUNS,
+        smollm2_experiments.PICTURES,
+    ),
+    "counterfact": Book(
+        counterfact_experiments.EXPERIMENTS,
         HERE / "smollm2.md",
         smollm2_experiments.RUNS,
         smollm2_experiments.PICTURES,

@@ -17,13 +17,13 @@ LIMIT = 1000.0  # perplexity of a collapse, as in both papers
 BINS = 10
 
 
-def survey(first: Path, stated: Path, asked: int) -> str:
+def survey(first: Path, stated: Path, asked: str) -> str:
     """How many facts the model states, and how many begin with a subject of one token."""
     cases = {file: {case["case_id"] for case in read(file)} for file in (first, stated)}
     return markdown(
         [
             ("requests", "of them"),
-            (f"stated, of {asked} less those that chose settings", len(cases[stated])),
+            (f"stated, of {asked}", len(cases[stated])),
             ("subject is the first token", len(cases[first])),
             ("both", len(cases[stated] & cases[first])),
         ]

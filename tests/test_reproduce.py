@@ -101,7 +101,9 @@ def test_hard_edit_goes_from_templates_through_the_filter_into_a_sequence(tmp_pa
 def test_a_page_has_a_place_for_every_experiment_and_names_no_other(book):
     text = book.page.read_text("utf-8")
     assert filled(text, dict.fromkeys(book.experiments, "x")) != text
-    assert text.count("make reproduce -->") == len(book.experiments)
+    sharing = [other for other in BOOKS.values() if other.page == book.page]
+    marked = sum(len(other.experiments) for other in sharing)
+    assert text.count("make reproduce -->") == marked
 
 
 def test_a_section_is_replaced_and_the_rest_stays():
@@ -270,9 +272,9 @@ def test_a_treatment_has_a_row_and_a_method_a_column(tmp_path):
 def test_a_survey_counts_facts_of_both_kinds(tmp_path):
     for name, cases in {"first": [1, 2], "stated": [2, 3, 4]}.items():
         (tmp_path / name).write_text(json.dumps([{"case_id": case} for case in cases]))
-    found = smollm2_tables.survey(tmp_path / "first", tmp_path / "stated", 9).splitlines()
+    found = smollm2_tables.survey(tmp_path / "first", tmp_path / "stated", "nine").splitlines()
     assert found[2:] == [
-        "| stated, of 9 less those that chose settings | 3 |",
+        "| stated, of nine | 3 |",
         "| subject is the first token | 2 |",
         "| both | 1 |",
     ]

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from callbacks.studies.survey_files import SurveyFiles
 from data_modules.forms.readers import read_requests
 from data_modules.records import EditRequest
@@ -15,8 +17,8 @@ FACTS = [
 ]
 
 
-def surveyed(folder, **options):
-    module = FactSurvey(lm="tiny")
+def surveyed(folder, asked=None, **options):
+    module = FactSurvey(asked, lm="tiny")
     module.attach(*knowing())
     trainer = trainer_in(folder, [SurveyFiles(**options)])
     return trainer.predict(module, data_of(FACTS))
@@ -50,3 +52,25 @@ def test_requests_that_settings_were_chosen_on_are_left_out(tmp_path):
     surveyed(tmp_path, leave_out=[3])
     (file,) = tmp_path.rglob("stated.json")
     assert [request.case_id for request in read_requests(str(file))] == [1]
+
+
+@pytest.mark.parametrize("asked", [0, 1, 3])
+def test_only_so_many_facts_are_asked_and_all_subjects_are_placed(tmp_path, asked):
+    rows = [row for batch in surveyed(tmp_path, asked) for row in batch]
+    assert [row["stated"] for row in rows] == [True, False, True, False][:asked] + [False] * (
+        len(FACTS) - asked
+    )
+    assert [row["first_token"] for row in rows] == [False, False, True, True]
+
+
+def test_a_negative_number_of_questions_is_refused():
+    with pytest.raises(ValueError, match="asked must not be negative, got -1"):
+        FactSurvey(-1, lm="tiny")
+
+
+def test_several_devices_are_refused():
+    class Several:
+        world_size = 2
+
+    with pytest.raises(ValueError, match="use --trainer.devices 1"):
+        SurveyFiles().setup(Several(), None, "predict")
