@@ -21,6 +21,7 @@ from docs import (
     counterfact_experiments,
     descent_experiments,
     experiments,
+    sink_experiments,
     smollm2_experiments,
 )
 from docs.courses import quiet
@@ -60,6 +61,12 @@ BOOKS = {
         HERE / "smollm2.md",
         smollm2_experiments.RUNS,
         smollm2_experiments.PICTURES,
+    ),
+    "sink": Book(
+        sink_experiments.EXPERIMENTS,
+        HERE / "sink.md",
+        sink_experiments.RUNS,
+        sink_experiments.PICTURES,
     ),
     "descent": Book(
         descent_experiments.EXPERIMENTS,
