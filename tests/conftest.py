@@ -1,4 +1,7 @@
+import gc
 import os
+
+gc.disable()  # see train.py
 
 # Before any other import: these libraries read their environment when they are first imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -21,6 +24,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from command_line.smollm2 import FOLDER, fetch
 from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
+gc.freeze()
+gc.enable()
 COMPILE = torch.compile
 torch.set_num_threads(1)  # the models are tiny
 TqdmDefaultWriteLock.mp_lock = None  # else forked processes share it, and a killed one keeps it

@@ -48,6 +48,7 @@ LIBRARIES = {  # beside the standard library; any where not listed
     "callbacks.watching.measures": {"torch", "numpy"},
     "lightning_modules.functional": {"torch"},
 }
+SLOW = {"datasets", "peft"}  # to import; only what uses them does, and where it does
 FUNCTION_LINES, FILE_LINES, YAML_LINES, CLASSES_DEEP = 50, 250, 25, 5
 
 
@@ -121,6 +122,14 @@ def test_files_of_every_package_are_found():
 @pytest.mark.parametrize("module", MODULES)
 def test_module_imports_only_what_lies_below_it(module):
     assert refusals(module, iter(sorted(imports_of(module)))) == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_start_waits_for_a_library_that_few_runs_use(module):
+    body = ast.parse(MODULES[module].read_text("utf-8")).body
+    at_start = ast.Module([n for n in body if isinstance(n, ast.Import | ast.ImportFrom)], [])
+    names = imported(ast.unparse(at_start), module)
+    assert {name.split(".")[0] for name in names} & SLOW == set()
 
 
 def ancestors(kind: type) -> list[str]:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import datasets
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..records import WatchedText
@@ -109,6 +108,8 @@ def rows(path: str, config: str | None = None, split: str = "train") -> Iterator
     Raises:
         FileNotFoundError: if no such dataset can be reached.
     """
+    import datasets  # here, as it takes long and most text comes from files
+
     try:
         look_up_dataset(path)
         yield from datasets.load_dataset(path, config, split=split, streaming=True)

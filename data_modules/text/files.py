@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
 import fsspec
 
 TABLES = {".parquet": "parquet", ".arrow": "arrow"}
@@ -167,6 +166,8 @@ def _sheet(path: str) -> Iterator[Value]:
 
 
 def _table(path: str, kind: str) -> Iterator[Value]:
+    import datasets  # here, as most runs read none of these, and it takes long
+
     try:
         rows = datasets.load_dataset(kind, data_files=[path], split="train", streaming=True)
         yield from ((f"record {number}", row) for number, row in enumerate(rows))
@@ -177,6 +178,8 @@ def _table(path: str, kind: str) -> Iterator[Value]:
 
 
 def _saved_to_disk(path: str) -> Iterator[Value]:
+    import datasets
+
     try:
         held = datasets.load_from_disk(path)
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:

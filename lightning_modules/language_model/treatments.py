@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize, quantize
 from lightning.pytorch.utilities.seed import isolate_rng
-from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
@@ -72,6 +71,8 @@ def train_on(
     Raises:
         FloatingPointError: if a loss is not finite.
     """
+    from peft import LoraConfig, get_peft_model  # here, as it takes long
+
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,

@@ -2,11 +2,9 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, LoraModel
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -16,6 +14,9 @@ from ..editing.edited_weights import Update
 from ..language_model.lower_states import LowerStates
 from ..language_model.targets import Targets, place_targets, target_loss
 from .fine_tuning import GradientEditor
+
+if TYPE_CHECKING:
+    from peft import LoraModel  # at run time where it is used: no other method needs it
 
 
 class LoRA(GradientEditor):
@@ -67,8 +68,10 @@ class LoRA(GradientEditor):
             self.lm.requires_grad_(False)
         yield from updates
 
-    def adapted(self) -> LoraModel:
+    def adapted(self) -> "LoraModel":
         """The model with a new adapter at each edited weight; ``unload`` takes it off again."""
+        from peft import LoraConfig, LoraModel
+
         names = self.edited_weights()
         module = self.lm.get_submodule(names[0].rpartition(".")[0])
         config = LoraConfig(
@@ -88,10 +91,12 @@ class LoRA(GradientEditor):
 
     def adapters(self) -> list[Any]:
         """The adapters, in the order of the edited weights."""
+        from peft.tuners.lora import LoraLayer
+
         modules = (self.lm.get_submodule(n.rpartition(".")[0]) for n in self.edited_weights())
         return [module for module in modules if isinstance(module, LoraLayer)]
 
-    def train_adapter(self, adapted: LoraModel, targets: Targets) -> None:
+    def train_adapter(self, adapted: "LoraModel", targets: Targets) -> None:
         """Takes Adam's steps.
 
         Raises:
