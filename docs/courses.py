@@ -59,7 +59,6 @@ class Course:
         self.limit = stopping.limit(self.curve[0][1])
         self.retained: dict[int, dict[str, float]] = {}
         self.collapsed: int | None = None
-        self.seconds: list[float] = []
         self.failed = 0
 
     def perplexity(self) -> float:
@@ -74,7 +73,6 @@ class Course:
         """Makes one edit."""
         self.editor.record = {}
         self.editor.make_edit(requests)
-        self.seconds.append(self.editor.record["seconds_edit"])
         self.failed += self.editor.record["status"] == "failed"
 
     def look(self, number: int) -> bool:
@@ -120,7 +118,6 @@ class Course:
         goal = self.trainer.early_stopping_callback.stopping_threshold
         for mark in sorted(self.marks):
             self.editor.restore()
-            self.seconds = []
             self.data.requests = self.requests[:mark]
             loader = self.data.train_dataloader()
             for epoch in range(self.trainer.max_epochs):
@@ -146,12 +143,10 @@ def run(job: Job) -> dict[str, Any]:
     course = Course(cli, job.kind, job.edits)
     breadth_first = isinstance(cli.model, LocalizedFineTuning)
     course.all_at_once() if breadth_first else course.one_by_one()
-    made = course.curve[-1][0]
     return job._asdict() | {
         "available": len(course.requests),
         "collapsed": course.collapsed,
         "failed": course.failed,
-        "seconds_per_edit": sum(course.seconds) / (made if breadth_first else len(course.seconds)),
         "curve": course.curve,
         "retained": list(course.retained.items()),
         "limit": course.limit,

@@ -41,14 +41,13 @@ BEGIN, END = "<!-- table: make methods -->", "<!-- end of the table -->"
 
 def table(runs: Sequence[dict[str, Any]], edits: int) -> str:
     """The table in Markdown."""
-    heads = ["config", "requests", *(f"after {mark}" for mark in marks(edits)), "collapse", "s"]
+    heads = ["config", "requests", *(f"after {mark}" for mark in marks(edits)), "collapse"]
     lines = [heads, ["---"] * len(heads)]
     for row in sorted(runs, key=place):
         failed = f" ({row['failed']} failed)" if row["failed"] else ""
         cells = [cell(row, mark) for mark in marks(edits)]
         collapse = f"{row['collapsed'] or '-'}{failed}"
-        seconds = f"{row['seconds_per_edit']:.2f}"
-        lines.append([row["method"], row["kind"], *cells, collapse, seconds])
+        lines.append([row["method"], row["kind"], *cells, collapse])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -70,7 +70,6 @@ def row(method="rome", kind="normal", **changes):
         "available": 10,
         "collapsed": None,
         "failed": 0,
-        "seconds_per_edit": 0.5,
         "curve": [[0, 190.0], [1, 195.5], [10, 300.0]],
         "retained": [[1, SCORES], [10, SCORES]],
         "limit": 1000.0,
@@ -94,7 +93,7 @@ class TestCourse:
         assert run.collapsed is None
         assert [number for number, _ in run.curve] == [*range(11), 20, 25]
         assert list(run.retained) == [1, 10, 25]
-        assert len(run.editor.edited_cases) == len(run.seconds) == 25
+        assert len(run.editor.edited_cases) == 25
 
     def test_all_edits_so_far_are_judged_on_the_model_as_it_is(self, folder, monkeypatch):
         run = course(folder, 10)
@@ -138,7 +137,6 @@ def test_breadth_first_training_begins_anew_at_every_mark(folder):
 
     several, one = trained(3, {1, 3}), trained(3, {3})
     assert list(several.retained) == [1, 3]
-    assert len(several.seconds) == 6  # of the last training: two mini-batches in three epochs
     assert several.curve[-1] == one.curve[-1]
     assert torch.equal(*(run.editor.edited.master(WEIGHT) for run in (several, one)))
 
@@ -154,15 +152,13 @@ class TestTable:
     def test_a_row_tells_retention_and_perplexity(self):
         lines = table([row(kind="one word first"), row("ft"), row()], 10).splitlines()
         assert lines[0] == "| config | requests | after 1 | after 10 | collapse | s |"
-        assert lines[2] == (
-            "| ft | normal | 100 / 50 / 25, 195.5 | 100 / 50 / 25, 300 | - | 0.50 |"
-        )
+        assert lines[2] == ("| ft | normal | 100 / 50 / 25, 195.5 | 100 / 50 / 25, 300 | - |")
         assert lines[3].startswith("| rome | normal | ")
         assert lines[4].startswith("| rome | one word first | ")
 
     def test_a_collapsed_model_has_no_more_scores(self):
         collapsed = row(collapsed=4, failed=2, retained=row()["retained"][:1])
-        assert table([collapsed], 10).endswith("| 100 / 50 / 25, 195.5 | - | 4 (2 failed) | 0.50 |")
+        assert table([collapsed], 10).endswith("| 100 / 50 / 25, 195.5 | - | 4 (2 failed) |")
 
     def test_fewer_requests_than_asked_for_are_said_to_be_fewer(self):
         assert cell(row(), 200) == "100 / 50 / 25, 300 (after 10)"
