@@ -72,5 +72,5 @@ def test_several_devices_are_refused():
     class Several:
         world_size = 2
 
-    with pytest.raises(ValueError, match="use --trainer.devices 1"):
+    with pytest.raises(ValueError, match="a survey writes one file of each kind"):
         SurveyFiles().setup(Several(), None, "predict")
