@@ -8,7 +8,7 @@ COUNTERFACT = "[counterfact-edit.json,counterfact-train.json]"
 ASKED = 400  # requests whose fact the model is asked for
 FIRST = folder("counterfact-survey") / "first_token.json"
 STATED = folder("counterfact-survey") / "stated.json"
-OTHERS = 60  # requests that ROME edits beside those whose subject is the first token
+OTHERS = 30  # requests that ROME edits beside those whose subject is the first token
 SURVEY = {
     "counterfact-survey": f"predict --config papers/fact-survey.yaml{MODEL}"
     f" --data.path {COUNTERFACT} --model.asked {ASKED}"
