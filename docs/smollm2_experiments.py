@@ -22,7 +22,7 @@ METHODS = {
     "ft": " --model FineTuning",
 }
 IN_SEQUENCE = METHODS | {
-    "memit-seq": f" --model MEMIT --model.history true{CONTEXTS}",
+    "memit_seq": f" --model MEMIT --model.history true{CONTEXTS}",
     "alpha_edit": f" --model AlphaEdit{CONTEXTS}",
 }
 NORMAL_CASES = 40

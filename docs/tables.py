@@ -75,7 +75,8 @@ def single(runs: dict[str, Path]) -> str:
 
 def method(run: Path) -> str:
     """The name of a run's method."""
-    return read(run / "summary.json")["method"]
+    found = read(run / "summary.json")
+    return found["method"] + (" with history" if found.get("history") else "")
 
 
 def groups(edits: Sequence[Edit]) -> dict[str, list[Edit]]:
@@ -87,6 +88,8 @@ def groups(edits: Sequence[Edit]) -> dict[str, list[Edit]]:
         "one word first": [edit for edit in stable if begins(edit)],
         "normal": [edit for edit in stable if not begins(edit)],
     }
+
+STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)))  # lines told apart in grey
 
 
 def sequential(runs: dict[str, Path], marks: Sequence[int] = (10, 20, 50)) -> str:
@@ -128,8 +131,8 @@ def curves(runs: dict[str, Path], file: Path) -> None:
         kind, _, label = name.rpartition("-")
         edits, summary = read_journal(run), read(run / "summary.json")
         found = [summary["baseline"]["perplexity"], *perplexities(edits)]
-        style = ("-", "--", ":", "-.")[number % 4]
-        (line,) = panels[kind].plot(found, style, label=label)
+        style = STYLES[number % len(STYLES)]
+        (line,) = panels[kind].plot(found, linestyle=style, label=label)
         first = summary["collapsed_at"]
         if first:
             panels[kind].plot(first, found[first], "x", color=line.get_color(), markersize=9)
