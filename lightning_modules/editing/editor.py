@@ -13,6 +13,7 @@ from data_modules.records import EditRequest, WatchedText
 
 from ..language_model.layout import layer_of, oriented
 from ..language_model.scoring import Scores
+from ..language_model.split import give
 from .edited_weights import EditedWeights, Update
 from .layer_choice import require_given_layers
 from .replicas import Place, Replicas
@@ -46,8 +47,7 @@ class Editor(WatchedModel):
 
     def __init__(self, transform: UpdateTransform | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self.automatic_optimization = False
-        self.strict_loading = False
+        self.automatic_optimization = self.strict_loading = False
         self.transform = transform
         self.applied: list[Update] = []
         self.history: dict[str, Tensor] = {}
@@ -85,10 +85,10 @@ class Editor(WatchedModel):
 
     def borrow(self, owner: "Editor") -> None:
         """Takes the model of another editor, with its masters and originals."""
-        self.lm, self.tokenizer, self.fingerprint = owner.lm, owner.tokenizer, owner.fingerprint
+        give(self, owner.lm)
+        self.tokenizer, self.fingerprint = owner.tokenizer, owner.fingerprint
         self.lm_name, self.judging, self.edited = owner.lm_name, owner.judging, owner.edited
         self.share, self.frames, self.lower = owner.share, owner.frames, owner.lower.anew()
-        self.to(owner.device)
 
     def layers_under_edit(self) -> list[int]:
         """Layers with a weight that may change, the lowest first."""

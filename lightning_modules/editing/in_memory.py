@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from data_modules.records import EditRequest
 
 from ..language_model.generation import generate
+from ..language_model.split import turn_into
 from .editor import Editor
 
 NEW_TOKENS = 16
@@ -126,6 +127,7 @@ def lent(lm: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         for module, kind, training in modules:
-            module.__class__, module.training = kind, training
+            turn_into(module, kind)
+            module.training = training
         for weight, wanted in gradients:
             weight.requires_grad_(wanted)
