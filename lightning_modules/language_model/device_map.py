@@ -139,7 +139,7 @@ def bytes_by_device(lm: PreTrainedModel, places: DeviceMap) -> dict[int | str, i
 
 def unit_of(name: str, places: DeviceMap) -> str:
     """The unit that a parameter belongs to."""
-    return next(unit for unit in places if name.startswith(f"{unit}."))
+    return next(unit for unit in places if not unit or name.startswith(f"{unit}."))
 
 
 def told(lm: PreTrainedModel, places: DeviceMap, room: Room) -> list[str]:
@@ -156,7 +156,8 @@ def told(lm: PreTrainedModel, places: DeviceMap, room: Room) -> list[str]:
 def in_words(device: int | str) -> str:
     """A device's name, such as ``cuda:1``."""
     kind = torch.accelerator.current_accelerator()
-    return device if isinstance(device, str) else f"{kind.type if kind else 'device'}:{device}"
+    number = f"{kind.type if kind else 'accelerator'}:{device}"
+    return number if isinstance(device, int) else str(device)
 
 
 def _balanced(lm: PreTrainedModel, room: Room) -> DeviceMap:
