@@ -18,6 +18,7 @@ from lightning_modules.editing.ledger import FOLDER, Entry, read_ledger, standin
 from lightning_modules.jobs.pretraining import Pretraining
 from lightning_modules.jobs.replay import Replay
 from lightning_modules.language_model.layout import oriented
+from lightning_modules.language_model.loading import load
 from lightning_modules.language_model.split import weights_of
 
 from .readme import ADAPTER, MODEL, facts, readme
@@ -58,6 +59,16 @@ def checked(lm: PreTrainedModel) -> PreTrainedModel:
     return lm
 
 
+def unquantized(module: Editor | Pretraining) -> PreTrainedModel:
+    """The model to save; of a quantised one the original, loaded again, with the edited weights."""
+    if not isinstance(module, Editor) or module.quantized is None:
+        return module.lm
+    lm, _ = load(module.lm_name, module.dtype_name, module.trust_remote_code)
+    for name, weight in module.edited.masters().items():
+        lm.get_parameter(name).data.copy_(weight)
+    return lm
+
+
 class SavePretrained(L.Callback):
     """Saves the language model and its tokenizer in Hugging Face's format when training ends.
 
@@ -89,7 +100,7 @@ class SavePretrained(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: Editor | Pretraining) -> None:
         """Writes ``config.json``, ``model.safetensors`` and the tokenizer's files."""
         if trainer.is_global_zero:
-            lm = checked(pl_module.lm)
+            lm = checked(unquantized(pl_module))
             if self.dtype is not None:
                 lm = checked(deepcopy(lm).to(getattr(torch, self.dtype)))
             data = trainer.datamodule  # type: ignore[attr-defined] # set by Lightning's connector

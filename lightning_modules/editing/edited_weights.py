@@ -33,6 +33,14 @@ class Update(NamedTuple):
         return self.left.contiguous() @ self.right.contiguous()
 
 
+class State(NamedTuple):
+    """What an edit changes and an undo restores."""
+
+    weights: dict[str, Tensor]
+    history: dict[str, Tensor]
+    edited_requests: list[str]
+
+
 class EditedWeights:
     """The parameters under edit; those of a half-precision model have float32 masters.
 

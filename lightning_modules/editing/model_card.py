@@ -6,12 +6,13 @@ from data_modules.records import EditRequest
 
 from ..language_model.device_map import DeviceMap, bytes_by_device, in_words
 from ..language_model.layout import blocks, oriented
+from ..language_model.quantized import bytes_of
 from ..language_model.shortcuts import shortcuts_of
 from ..language_model.split import is_split
 from ..language_model.tokens import edit_span, special_before
 from .editor import Editor
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 
 
 def model_card(editor: Editor, request: EditRequest) -> dict[str, str]:
@@ -29,6 +30,7 @@ def model_card(editor: Editor, request: EditRequest) -> dict[str, str]:
         "method": type(editor).__name__,
         "model": _model(editor),
         **_dequantised(editor),
+        **_quantized(editor),
         "tokenizer": _tokenizer(editor),
         **weights,
         "passes": shortcuts_of(editor.lm).in_words,
@@ -55,6 +57,16 @@ def _dequantised(editor: Editor) -> dict[str, str]:
     return {
         "dequantised from": f"{source}; edits and exports are in {editor.lm.dtype}, larger than "
         "that file and no more exact"
+    }
+
+
+def _quantized(editor: Editor) -> dict[str, str]:
+    if editor.quantized is None:
+        return {}
+    kept, whole = bytes_of(editor.lm)
+    return {
+        "quantized": f"maps that are not edited, in {editor.quantized}: {kept / MIB:,.1f} MiB "
+        f"in the place of {whole / MIB:,.1f} MiB"
     }
 
 
@@ -86,7 +98,7 @@ def _example(editor: Editor, request: EditRequest) -> dict[str, str]:
 
 def _memory(editor: Editor) -> str:
     lm = editor.lm
-    model = sum(p.numel() * p.element_size() for p in lm.parameters())
+    model = sum(part.nbytes for part in (*lm.parameters(), *lm.buffers()))
     moments = sum(8 * oriented(lm, name).shape[1] ** 2 for name in editor.edited_weights())
     return (
         f"model {model / GIB:.2f} GiB, copies of edited weights "

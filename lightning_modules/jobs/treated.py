@@ -30,14 +30,14 @@ def treated(editor: Editor, treatment: str, texts: Sequence[str], steps: int) ->
 
     Raises:
         ValueError: if the treatment is unknown, the tokenizer has no chat template, or the model is
-            split.
+            split or quantised.
     """
     if treatment not in TREATMENTS:
         raise ValueError(f"treatment {treatment!r} is unknown; choose from {list(TREATMENTS)}")
-    if is_split(editor.lm):
+    if is_split(editor.lm) or editor.quantized is not None:
         raise ValueError(
-            "a model that is split by --model.device_map has no treated copy: export it (--export "
-            "lm), and judge the treated export"
+            "a model that is split by --model.device_map or kept in --model.quantized has no "
+            "treated copy: export it (--export lm), and judge the treated export"
         )
     copy = TreatedModel(
         lm=editor.lm_name,
