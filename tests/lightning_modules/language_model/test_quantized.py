@@ -170,7 +170,7 @@ def test_a_lent_model_gets_its_own_maps_back():
 def test_exports_are_of_the_unquantised_model(tmp_path, monkeypatch):
     lm = tiny_lm(tmp_path / "lm")
     monkeypatch.chdir(tmp_path)
-    more = ["--model.quantized", "int8", "--export", "lm", "--export", "change"]
+    more = ["--model.quantized", "int8", "--export", "lm", "change"]
     main(["fit", *options_of(lm, tmp_path, 2), *more, "--trainer.enable_progress_bar", "false"])
     saved, original = load(str(RUN / "lm"))[0], load(lm)[0]
     held = torch.load(RUN / "checkpoints/last.ckpt")["state_dict"][f"lm.{WEIGHT}"]
