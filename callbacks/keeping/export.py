@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
+from warnings import catch_warnings, filterwarnings
 
 import lightning as L
 import torch
@@ -17,6 +18,8 @@ from lightning_modules.editing.ledger import FOLDER, Entry, read_ledger, standin
 from lightning_modules.jobs.pretraining import Pretraining
 from lightning_modules.jobs.replay import Replay
 from lightning_modules.language_model.layout import oriented
+from lightning_modules.language_model.loading import load
+from lightning_modules.language_model.split import weights_of
 
 from .readme import ADAPTER, MODEL, facts, readme
 from .run_folder import folder_of, replace_text, whole_folder, write_json
@@ -47,12 +50,22 @@ def checked(lm: PreTrainedModel) -> PreTrainedModel:
     Raises:
         ValueError: if it holds a weight that is not finite.
     """
-    broken = [name for name, weight in lm.named_parameters() if not torch.isfinite(weight).all()]
+    broken = [name for name, weight in weights_of(lm) if not torch.isfinite(weight).all()]
     if broken:
         raise ValueError(
             f"the model is not exported: {', '.join(broken)} hold NaN or infinity; undo the edit "
             "that caused it (configs/replay.yaml)"
         )
+    return lm
+
+
+def unquantized(module: Editor | Pretraining) -> PreTrainedModel:
+    """The model to save; of a quantised one the original, loaded again, with the edited weights."""
+    if not isinstance(module, Editor) or module.quantized is None:
+        return module.lm
+    lm, _ = load(module.lm_name, module.dtype_name, module.trust_remote_code)
+    for name, weight in module.edited.masters().items():
+        lm.get_parameter(name).data.copy_(weight)
     return lm
 
 
@@ -72,8 +85,12 @@ class SavePretrained(L.Callback):
         """Refuses a model that its files could not reproduce.
 
         Raises:
-            ValueError: if its texts do not begin at position 0.
+            ValueError: if its texts do not begin at position 0, or it is split and wants a dtype.
         """
+        if self.dtype is not None and getattr(pl_module, "device_map", None) is not None:
+            raise ValueError(
+                f"a model split by device_map is exported in its own dtype; leave {self.dtype} out"
+            )
         if isinstance(pl_module, Editor) and pl_module.first_position:
             raise ValueError(
                 f"a model cannot be exported with first_position {pl_module.first_position}, which "
@@ -83,13 +100,15 @@ class SavePretrained(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: Editor | Pretraining) -> None:
         """Writes ``config.json``, ``model.safetensors`` and the tokenizer's files."""
         if trainer.is_global_zero:
-            lm = checked(pl_module.lm)
+            lm = checked(unquantized(pl_module))
             if self.dtype is not None:
                 lm = checked(deepcopy(lm).to(getattr(torch, self.dtype)))
             data = trainer.datamodule  # type: ignore[attr-defined] # set by Lightning's connector
             owner = pl_module if isinstance(pl_module, Editor) else data
             with whole_folder(folder_of(trainer) / self.folder) as folder:
-                lm.save_pretrained(folder)
+                with catch_warnings():  # transformers' hint that the CPU takes in a shard at a time
+                    filterwarnings("ignore", "Attempting to save a model with offloaded modules")
+                    lm.save_pretrained(folder)
                 owner.tokenizer.save_pretrained(folder)
                 if isinstance(pl_module, Editor):
                     replace_text(folder / "README.md", readme(MODEL, trainer, pl_module))

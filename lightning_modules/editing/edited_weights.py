@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..language_model.layout import oriented
+from ..language_model.streamed import keep_loaded
 
 
 class Update(NamedTuple):
@@ -32,6 +33,14 @@ class Update(NamedTuple):
         return self.left.contiguous() @ self.right.contiguous()
 
 
+class State(NamedTuple):
+    """What an edit changes and an undo restores."""
+
+    weights: dict[str, Tensor]
+    history: dict[str, Tensor]
+    edited_requests: list[str]
+
+
 class EditedWeights:
     """The parameters under edit; those of a half-precision model have float32 masters.
 
@@ -44,6 +53,7 @@ class EditedWeights:
     """
 
     def __init__(self, lm: PreTrainedModel, names: Sequence[str]) -> None:
+        keep_loaded(lm, names)
         self.lm = lm
         self.original = {name: lm.get_parameter(name).detach().float().clone() for name in names}
         self._masters: dict[str, Tensor] = {}
@@ -121,6 +131,7 @@ class EditedWeights:
     def distance(self, weights: dict[str, Tensor]) -> float:
         """Frobenius norm of the change since a snapshot, over all weights."""
         changes = [
-            (self.master(name) - old).double().square().sum() for name, old in weights.items()
+            (self.master(name) - old).double().square().sum().to(self.lm.device)
+            for name, old in weights.items()
         ]
         return float(torch.stack(changes).sum().sqrt())

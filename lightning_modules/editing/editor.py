@@ -3,7 +3,7 @@
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,21 +12,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from data_modules.records import EditRequest, WatchedText
 
 from ..language_model.layout import layer_of, oriented
+from ..language_model.quantized import Bits, quantize_rest
 from ..language_model.scoring import Scores
-from .edited_weights import EditedWeights, Update
+from ..language_model.split import give
+from .edited_weights import EditedWeights, State, Update
 from .layer_choice import require_given_layers
 from .replicas import Place, Replicas
 from .sweep import Made, Sweep
 from .transforms import UpdateTransform
 from .watched import WatchedModel
-
-
-class State(NamedTuple):
-    """What an edit changes and an undo restores."""
-
-    weights: dict[str, Tensor]
-    history: dict[str, Tensor]
-    edited_requests: list[str]
 
 
 class Editor(WatchedModel):
@@ -39,16 +33,21 @@ class Editor(WatchedModel):
 
     Args:
         transform: of every update before it is applied.
+        quantized: keeps the layers' maps in ``int8`` or ``int4``, but for those under edit.
     """
 
     remedy = ""
     keeps_moments = False
 
-    def __init__(self, transform: UpdateTransform | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        transform: UpdateTransform | None = None,
+        quantized: Bits | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
-        self.automatic_optimization = False
-        self.strict_loading = False
-        self.transform = transform
+        self.automatic_optimization = self.strict_loading = False
+        self.transform, self.quantized = transform, quantized
         self.applied: list[Update] = []
         self.history: dict[str, Tensor] = {}
         self.sweep: Sweep | None = None
@@ -80,15 +79,17 @@ class Editor(WatchedModel):
         """Takes the model to edit, and stores the original of every edited weight."""
         require_given_layers(self, lm)
         super().attach(lm, tokenizer)
+        if self.quantized is not None:
+            quantize_rest(lm, self.quantized, self.edited_weights())
         self.edited = EditedWeights(lm, self.edited_weights())
         self.begin()
 
     def borrow(self, owner: "Editor") -> None:
         """Takes the model of another editor, with its masters and originals."""
-        self.lm, self.tokenizer, self.fingerprint = owner.lm, owner.tokenizer, owner.fingerprint
+        give(self, owner.lm)
+        self.tokenizer, self.fingerprint = owner.tokenizer, owner.fingerprint
         self.lm_name, self.judging, self.edited = owner.lm_name, owner.judging, owner.edited
         self.share, self.frames, self.lower = owner.share, owner.frames, owner.lower.anew()
-        self.to(owner.device)
 
     def layers_under_edit(self) -> list[int]:
         """Layers with a weight that may change, the lowest first."""
@@ -113,8 +114,7 @@ class Editor(WatchedModel):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """SGD over the edited weights; its steps count the edits."""
-        weights = [self.lm.get_parameter(name) for name in self.edited_weights()]
-        return torch.optim.SGD(weights, lr=1.0)
+        return torch.optim.SGD(map(self.lm.get_parameter, self.edited_weights()), lr=1.0)
 
     def training_step(self, batch: Sequence[EditRequest], batch_idx: int) -> None:
         """Makes one edit, or repeats the one made ahead, and counts it.
@@ -219,8 +219,8 @@ class Editor(WatchedModel):
         return {}
 
     def card(self) -> dict[str, Any]:
-        """Adds the names of the edited weights."""
-        return super().card() | {"weights": self.edited_weights()}
+        """Adds names of edited weights, and in what the others are kept."""
+        return super().card() | {"weights": self.edited_weights(), "quantized": self.quantized}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Only the edited weights, float32."""

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from data_modules.records import EditRequest
 
 from ..language_model.generation import generate
+from ..language_model.split import turn_into
 from .editor import Editor
 
 NEW_TOKENS = 16
@@ -116,16 +117,20 @@ def said(editor: Editor, requests: Sequence[EditRequest]) -> list[str]:
 
 @contextmanager
 def lent(lm: PreTrainedModel) -> Iterator[None]:
-    """Gives a model's modules their classes and modes back at the end, and weights their gradients.
+    """Gives a model its modules, their classes and modes and weights' gradients back at the end.
 
     An editor freezes the model and makes it compute with faster kernels, which differ by rounding.
     """
     modules = [(module, module.__class__, module.training) for module in lm.modules()]
+    children = [(module, *pair) for module in lm.modules() for pair in module.named_children()]
     gradients = [(weight, weight.requires_grad) for weight in lm.parameters()]
     try:
         yield
     finally:
+        for module, name, child in children:
+            setattr(module, name, child)
         for module, kind, training in modules:
-            module.__class__, module.training = kind, training
+            turn_into(module, kind)
+            module.training = training
         for weight, wanted in gradients:
             weight.requires_grad_(wanted)

@@ -1,13 +1,18 @@
 """How an editor reads a model, reported before a run."""
 
+from typing import cast
+
 from data_modules.records import EditRequest
 
+from ..language_model.device_map import DeviceMap, bytes_by_device, in_words
 from ..language_model.layout import blocks, oriented
+from ..language_model.quantized import bytes_of
 from ..language_model.shortcuts import shortcuts_of
+from ..language_model.split import is_split
 from ..language_model.tokens import edit_span, special_before
 from .editor import Editor
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 
 
 def model_card(editor: Editor, request: EditRequest) -> dict[str, str]:
@@ -25,12 +30,14 @@ def model_card(editor: Editor, request: EditRequest) -> dict[str, str]:
         "method": type(editor).__name__,
         "model": _model(editor),
         **_dequantised(editor),
+        **_quantized(editor),
         "tokenizer": _tokenizer(editor),
         **weights,
         "passes": shortcuts_of(editor.lm).in_words,
         **_example(editor, request),
         **editor.needs(),
         "memory": _memory(editor),
+        **_by_device(editor),
     }
 
 
@@ -50,6 +57,16 @@ def _dequantised(editor: Editor) -> dict[str, str]:
     return {
         "dequantised from": f"{source}; edits and exports are in {editor.lm.dtype}, larger than "
         "that file and no more exact"
+    }
+
+
+def _quantized(editor: Editor) -> dict[str, str]:
+    if editor.quantized is None:
+        return {}
+    kept, whole = bytes_of(editor.lm)
+    return {
+        "quantized": f"maps that are not edited, in {editor.quantized}: {kept / MIB:,.1f} MiB "
+        f"in the place of {whole / MIB:,.1f} MiB"
     }
 
 
@@ -81,13 +98,33 @@ def _example(editor: Editor, request: EditRequest) -> dict[str, str]:
 
 def _memory(editor: Editor) -> str:
     lm = editor.lm
-    model = sum(p.numel() * p.element_size() for p in lm.parameters())
-    under_edit = [oriented(lm, name) for name in editor.edited_weights()]
-    copies = 4 if lm.dtype.itemsize < 4 else 3  # original, before the edit, the change; master
-    edited = sum(4 * copies * weight.numel() for weight in under_edit)
-    moments = sum(8 * weight.shape[1] ** 2 for weight in under_edit) * editor.keeps_moments
+    model = sum(part.nbytes for part in (*lm.parameters(), *lm.buffers()))
+    moments = sum(8 * oriented(lm, name).shape[1] ** 2 for name in editor.edited_weights())
     return (
-        f"model {model / GIB:.2f} GiB, copies of edited weights {edited / GIB:.2f} GiB, second "
-        f"moments {moments / GIB:.2f} GiB, hidden states of watched text at most "
+        f"model {model / GIB:.2f} GiB, copies of edited weights "
+        f"{sum(_copies(editor).values()) / GIB:.2f} GiB, second moments "
+        f"{moments * editor.keeps_moments / GIB:.2f} GiB, hidden states of watched text at most "
         f"{editor.watch_memory:g} GiB, and the activations of a pass"
     )
+
+
+def _copies(editor: Editor) -> dict[str, int]:
+    """Bytes of the copies of each weight under edit: original, before the edit, change, master."""
+    copies = 4 if editor.lm.dtype.itemsize < 4 else 3
+    names = editor.edited_weights()
+    return {name: 4 * copies * editor.lm.get_parameter(name).numel() for name in names}
+
+
+def _by_device(editor: Editor) -> dict[str, str]:
+    """What each device of a split model holds."""
+    lm = editor.lm
+    if not is_split(lm):
+        return {}
+    found = {}
+    for device, size in bytes_by_device(lm, cast(DeviceMap, lm.hf_device_map)).items():
+        found[f"on {in_words(device)}"] = f"{size / GIB:.2f} GiB of weights"
+    for name, size in _copies(editor).items():
+        place = f"on {lm.get_parameter(name).device}"
+        held = found.get(place, "no layer")
+        found[place] = f"{held}, {size / GIB:.2f} GiB of copies of {name}"
+    return found

@@ -109,6 +109,20 @@ class EditRecord(dict[str, Any]):
         return self[name]
 
 
+class HeldRecord:
+    """An attribute that holds an edit's record; a mapping assigned to it becomes one."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = f"_{name}"
+
+    def __get__(self, owner: Any, kind: type) -> EditRecord:
+        return vars(owner)[self.name]
+
+    def __set__(self, owner: Any, fields: Mapping[str, Any]) -> None:
+        record = fields if isinstance(fields, EditRecord) else EditRecord(fields)
+        vars(owner)[self.name] = record
+
+
 def check(name: str, value: Any) -> None:
     """Raises what :class:`EditRecord` raises of a field and its value."""
     known = find(name)

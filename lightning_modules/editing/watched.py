@@ -1,7 +1,7 @@
 """A language model that is loaded and evaluated while something changes it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,18 +12,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from data_modules.records import EditRequest, TaskItem, WatchedText, case_of
 
 from ..language_model.chat import ChatUse, Frames, framed, framed_item, frames
+from ..language_model.device_map import Room, room_of
 from ..language_model.intact import require_merged
-from ..language_model.kernels import use_fast_kernels
 from ..language_model.loading import Dtype, fingerprint, load, load_unweighted, require_own_dtype
 from ..language_model.lower_states import LowerStates
 from ..language_model.positions import begin_at
 from ..language_model.reach import Reach, positions_of, scores_in_windows
 from ..language_model.scoring import Scores, score
 from ..language_model.self_test import self_test
+from ..language_model.split import give
+from ..language_model.streamed import use_fast_maps
 from ..language_model.tokens import Span, begins_texts, begun_span, fast, text_span
 from .edited_weights import EditedWeights
 from .judge import Judge, answer
-from .record import EditRecord
+from .record import HeldRecord
 from .replicas import Place
 
 
@@ -47,6 +49,8 @@ class WatchedModel(L.LightningModule, ABC):
         separator: between prompt and answer, tasks apart; by default a blank where one belongs.
         end_of_target: a token that ends the target of an edit, such as ``<|im_end|>``; true is the
             template's end of a turn, or EOS without a template.
+        device_map: where the layers of a model lie that is too large for one device: ``auto``, or
+            a file of devices by module (``docs/devices.md``); the CPU and ``disk`` are devices too.
     """
 
     def __init__(
@@ -61,36 +65,29 @@ class WatchedModel(L.LightningModule, ABC):
         chat: ChatUse = "off",
         separator: str | None = None,
         end_of_target: bool | str = False,
+        device_map: str | None = None,
     ) -> None:
         super().__init__()
         self.lm_name = lm
         self.dtype_name = dtype
         self.seed = seed
         self.trust_remote_code = trust_remote_code
-        self.watch_memory = watch_memory
-        self.watch_host_memory = watch_host_memory
+        self.watch_memory, self.watch_host_memory = watch_memory, watch_host_memory
         self.first_position = first_position
         self.chat = chat
         self.separator = separator
         self.end_of_target = end_of_target
+        self.device_map = device_map
+        self.room: Room | None = None
         self.frames = Frames()
         self.lm: Any = None
-        self.record = EditRecord()
+        self.record = {}
         self.baseline: dict[str, float] = {}
         self.edited_requests: list[str] = []
         self.share = Place()
 
     edited: EditedWeights
-
-    @property
-    def record(self) -> EditRecord:
-        """Figures of the current edit; a mapping assigned to it becomes a record."""
-        return self._record
-
-    @record.setter
-    def record(self, fields: Mapping[str, Any]) -> None:
-        self._record = fields if isinstance(fields, EditRecord) else EditRecord(fields)
-
+    record = HeldRecord()
     needs_subject = True
 
     @property
@@ -125,20 +122,23 @@ class WatchedModel(L.LightningModule, ABC):
     def setup(self, stage: str) -> None:
         """Refuses a precision that Lightning would give the model in the place of its own."""
         require_own_dtype(self.trainer.precision)
+        if self.device_map is not None:
+            self.room = room_of(self.trainer.strategy.root_device, self.trainer.num_devices)
 
     def configure_model(self) -> None:
         """Loads the language model, once."""
         if self.lm is None:
-            self.attach(*load(self.lm_name, self.dtype_name, self.trust_remote_code))
+            kept = self.dtype_name, self.trust_remote_code, self.device_map, self.room
+            self.attach(*load(self.lm_name, *kept))
 
     def attach(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
         """Takes the model in place: frozen, in eval mode, with fast kernels."""
         require_merged(lm)
-        self.lm, self.tokenizer = lm.requires_grad_(False).eval(), fast(tokenizer, self.lm_name)
+        give(self, lm.requires_grad_(False).eval())
+        self.tokenizer = fast(tokenizer, self.lm_name)
         options = (self.chat, self.separator, self.end_of_target)
         self.frames = frames(lm, tokenizer, self.lm_name, *options)
-        use_fast_kernels(lm)
-        self.to(lm.device)
+        use_fast_maps(lm)
         begin_at(lm, self.first_position)
         self.fingerprint = fingerprint(lm, tokenizer)
         self.choose_layers()

@@ -13,6 +13,7 @@ from data_modules.records import WatchedText
 from ..editing.second_moments import KIND, require_tokens, save_second_moments
 from ..functional.least_squares import condition_number
 from ..functional.second_moment import SecondMoment, unpack
+from ..language_model.device_map import Room, room_of
 from ..language_model.kernels import use_fast_kernels
 from ..language_model.keys import token_keys
 from ..language_model.layout import blocks, oriented, output_map, output_weight_name
@@ -20,6 +21,7 @@ from ..language_model.loading import Dtype, artefact_file, fingerprint, load
 from ..language_model.positions import begin_at, longest_text
 from ..language_model.rope import rope_boundary
 from ..language_model.scoring import batches_by_length
+from ..language_model.split import give
 from ..language_model.tokens import special_before
 from .convergence import FIGURES, Convergence
 
@@ -55,6 +57,7 @@ class KeyStatistics(L.LightningModule):
         dtype: of the model's weights; the same as when editing.
         trust_remote_code: run code that comes with the model.
         first_position: of each text's first token; the same as when editing.
+        device_map: as when editing: where the layers of a model lie that one device cannot hold.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class KeyStatistics(L.LightningModule):
         dtype: Dtype = "float32",
         trust_remote_code: bool = False,
         first_position: int = 0,
+        device_map: str | None = None,
     ) -> None:
         super().__init__()
         self.lm_name = lm
@@ -79,7 +83,14 @@ class KeyStatistics(L.LightningModule):
         self.dtype_name = dtype
         self.trust_remote_code = trust_remote_code
         self.first_position = first_position
+        self.device_map = device_map
+        self.room: Room | None = None
         self.lm: Any = None
+
+    def setup(self, stage: str) -> None:
+        """Finds the devices that a split model may use."""
+        if self.device_map is not None:
+            self.room = room_of(self.trainer.strategy.root_device, self.trainer.num_devices)
 
     def configure_model(self) -> None:
         """Loads the language model, once.
@@ -90,15 +101,17 @@ class KeyStatistics(L.LightningModule):
         """
         if self.lm is not None:
             return
-        self.lm, self.tokenizer = load(self.lm_name, self.dtype_name, self.trust_remote_code)
-        use_fast_kernels(self.lm.requires_grad_(False))
-        begin_at(self.lm, self.first_position)
-        layers = self.layers or range(len(blocks(self.lm)))
-        self.maps = {layer: output_map(self.lm, layer) for layer in layers}
-        self.width = oriented(self.lm, output_weight_name(self.lm, min(self.maps))).shape[1]
+        how = self.dtype_name, self.trust_remote_code, self.device_map, self.room
+        lm, self.tokenizer = load(self.lm_name, *how)
+        give(self, lm)
+        use_fast_kernels(lm)
+        begin_at(lm, self.first_position)
+        layers = self.layers or range(len(blocks(lm)))
+        self.maps = {layer: output_map(lm, layer) for layer in layers}
+        self.width = oriented(lm, output_weight_name(lm, min(self.maps))).shape[1]
         require_tokens(self.tokens, self.width, f"key statistics of {self.lm_name!r}")
         self.beginning = special_before(self.tokenizer)
-        longest = longest_text(self.lm)
+        longest = longest_text(lm)
         window = min(longest, LONGEST_WINDOW) if self.window is None else self.window
         if not len(self.beginning) < window <= longest:
             raise ValueError(

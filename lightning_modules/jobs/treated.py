@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ..editing.editor import Editor
 from ..editing.watched import WatchedModel
+from ..language_model.split import is_split
 from ..language_model.treatments import ROUNDINGS, round_weights, train_on
 
 TREATMENTS = ("none", *ROUNDINGS, "lora", "chat")
@@ -28,10 +29,16 @@ def treated(editor: Editor, treatment: str, texts: Sequence[str], steps: int) ->
         steps: of the training.
 
     Raises:
-        ValueError: if the treatment is unknown, or the tokenizer has no chat template.
+        ValueError: if the treatment is unknown, the tokenizer has no chat template, or the model is
+            split or quantised.
     """
     if treatment not in TREATMENTS:
         raise ValueError(f"treatment {treatment!r} is unknown; choose from {list(TREATMENTS)}")
+    if is_split(editor.lm) or editor.quantized is not None:
+        raise ValueError(
+            "a model that is split by --model.device_map or kept in --model.quantized has no "
+            "treated copy: export it (--export lm), and judge the treated export"
+        )
     copy = TreatedModel(
         lm=editor.lm_name,
         dtype=editor.dtype_name,

@@ -103,8 +103,8 @@ def gradient_factors(
         gradients = torch.autograd.grad(loss, [seen[weight][1] for weight in weights])
         for weight, gradient in zip(weights, gradients, strict=True):
             shape = (len(targets.texts), -1, gradient.shape[-1])
-            rows = gradient.view(shape).float()
-            inputs = seen[weight][0].view(*rows.shape[:2], -1).float()
+            rows = gradient.view(shape).float().to(lm.device)
+            inputs = seen[weight][0].view(*rows.shape[:2], -1).float().to(lm.device)
             kept = (targets.rows, targets.columns) if at_targets else rows.any(-1)
             found[weight].append(Factors(inputs[kept], rows[kept]))
     return {

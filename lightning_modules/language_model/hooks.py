@@ -55,7 +55,9 @@ def moving(module: nn.Module, change: Tensor, places: Tensor) -> Iterator[None]:
 
     def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         texts = output.reshape(len(places), -1, output.shape[-1])
-        return texts.index_put((rows, places), change, accumulate=True).view_as(output)
+        there = rows.to(output.device), places.to(output.device)
+        moved = texts.index_put(there, change.to(output.device), accumulate=True)
+        return moved.view_as(output)
 
     handle = module.register_forward_hook(hook)
     try:

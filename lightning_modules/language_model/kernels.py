@@ -5,9 +5,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
+
+from .split import turn_into
 
 
 class _OneDNN(torch.autograd.Function):
@@ -25,13 +26,25 @@ class _OneDNN(torch.autograd.Function):
         return _OneDNN.apply(gradient, weight.T, None), None, None
 
 
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``x Wᵀ + b`` by the faster kernel, for a frozen weight ``(out, in)``."""
+    fast = _fast(x, weight) and torch.backends.mkl.is_available()
+    if fast and torch.backends.mkldnn.is_available():
+        return _OneDNN.apply(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+def _fast(x: Tensor, weight: Tensor) -> bool:
+    float32 = x.dtype == weight.dtype == torch.float32
+    return x.is_cpu and float32 and not torch.compiler.is_compiling()
+
+
 def _suits(module: nn.Linear | Conv1D, x: Tensor) -> bool:
     """Whether torch would multiply with MKL, uncompiled, and need no gradient of the map."""
     weight, bias = module.weight, module.bias
-    if torch.compiler.is_compiling() or weight.requires_grad or not weight.is_contiguous():
+    if weight.requires_grad or not weight.is_contiguous():
         return False
-    frozen = bias is None or not bias.requires_grad
-    return frozen and x.is_cpu and x.dtype == weight.dtype == torch.float32
+    return (bias is None or not bias.requires_grad) and _fast(x, weight)
 
 
 class FastLinear(nn.Linear):
@@ -60,7 +73,7 @@ class FastGELU(NewGELUActivation):
         return F.gelu(input, approximate="tanh")
 
 
-def use_fast_kernels(lm: PreTrainedModel) -> None:
+def use_fast_kernels(lm: nn.Module) -> None:
     """Makes the model compute its linear maps and its GELU with the faster kernels.
 
     MKL, torch's float32 backend, uses AVX-512 only on Intel's processors; oneDNN, which torch
@@ -70,4 +83,4 @@ def use_fast_kernels(lm: PreTrainedModel) -> None:
     if torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available():
         faster |= {nn.Linear: FastLinear, Conv1D: FastConv1D}
     for module in lm.modules():
-        module.__class__ = faster.get(type(module), type(module))
+        turn_into(module, faster.get(type(module), type(module)))

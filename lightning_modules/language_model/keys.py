@@ -62,7 +62,7 @@ def keys_at_subjects(lm: PreTrainedModel, layer: int, spans: Sequence[Span]) -> 
     wanted = output_map(lm, layer)
     with recording({"map": wanted}, stop_at=wanted) as seen:
         run(lm.base_model, batch)
-    keys = seen["map"][0].reshape(*batch.tokens.shape, -1)
+    keys = seen["map"][0].to(lm.device).reshape(*batch.tokens.shape, -1)
     return keys[range(len(spans)), [span.subject for span in spans]]
 
 
@@ -89,7 +89,9 @@ def token_keys(
     with recording(maps, stop_at=maps[max(maps)]) as seen:
         run(lm, batch)
     real = batch.mask.flatten().bool()
-    return {layer: keys.reshape(len(real), -1)[real] for layer, (keys, _) in seen.items()}
+    return {
+        layer: keys.to(lm.device).reshape(len(real), -1)[real] for layer, (keys, _) in seen.items()
+    }
 
 
 @torch.no_grad()
@@ -106,7 +108,8 @@ def key_energy(
         run(lm.base_model, batch)
     later = batch.mask.bool()
     later[:, : len(special_before(tokenizer)) + 1] = False
-    return float(seen["map"][0].reshape(*later.shape, -1)[later].double().square().mean())
+    keys = seen["map"][0].to(lm.device).reshape(*later.shape, -1)[later]
+    return float(keys.double().square().mean())
 
 
 @torch.no_grad()
@@ -135,8 +138,7 @@ def subject_states(
     last = blocks(lm)[layers[1]]
     with recording({"map": output_map(lm, layers[0]), "block": last}, stop_at=last) as seen:
         run(lm.base_model, batch)
-    keys, output = seen["map"][0], seen["block"][1]
-    hidden = first(output)
+    keys, hidden = (states.to(lm.device) for states in (seen["map"][0], first(seen["block"][1])))
     return SubjectStates(
         keys.reshape(*batch.tokens.shape, -1)[rows, subjects].unflatten(0, (len(requests), -1)),
         hidden[rows, subjects][:: len(contexts)],

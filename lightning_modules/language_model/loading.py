@@ -3,9 +3,13 @@
 import hashlib
 import json
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any, Literal
+from weakref import finalize
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -18,10 +22,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from .device_map import Room, all_room, plan, told
 from .gguf_files import gguf_file, load_gguf, read_config, read_tokenizer
 from .hub_models import look_up_model
 from .intact import intact
 from .layout import require_dense_decoder
+from .split import weights_of
 from .tokens import fast
 
 EMBEDDED = Path(__file__).parents[2] / "data_modules" / "embedded" / "lm"
@@ -31,7 +37,11 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 def load(
-    name: str, dtype: Dtype = "float32", trust_remote_code: bool = False
+    name: str,
+    dtype: Dtype = "float32",
+    trust_remote_code: bool = False,
+    device_map: str | None = None,
+    room: Room | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A frozen model in eval mode, and its tokenizer.
 
@@ -39,20 +49,31 @@ def load(
         name: ``embedded``, a folder, a GGUF file, or a model's name on the hub.
         dtype: of the weights in memory.
         trust_remote_code: run code shipped with the model.
+        device_map: where its layers lie (``device_map.plan``); if null, all on the CPU.
+        room: the devices of this process; all by default.
 
     Raises:
         FileNotFoundError: if there is no such folder and no such model on the hub.
-        ValueError: if the family is unsupported, a GGUF cannot be read, the tokenizer is not a
-            fast one, or a weight is not finite.
+        ValueError: if the family is unsupported, a GGUF cannot be read or is to be split, the map
+            does not fit, the tokenizer is not a fast one, or a weight is not finite.
     """
     config, tokenizer = load_unweighted(name, trust_remote_code)
     with intact(name):
         file = gguf_file(name)
-        if file is None:
+        if device_map is not None:
+            if file is not None:
+                raise ValueError(
+                    f"--model.device_map cannot split {name!r}: a GGUF file is read whole; export "
+                    "it to a folder first (--export lm), and split that"
+                )
+            lm = load_split(
+                name, config, getattr(torch, dtype), trust_remote_code, device_map, room
+            )
+        elif file is None:
             lm = load_pretrained(name, config, getattr(torch, dtype), trust_remote_code)
         else:
             lm = load_gguf(file, getattr(torch, dtype))
-    for parameter_name, parameter in lm.named_parameters():
+    for parameter_name, parameter in weights_of(lm):
         if not torch.isfinite(parameter).all():
             raise ValueError(
                 f"weight {parameter_name!r} of {name!r} holds NaN or infinity before any edit; "
@@ -116,10 +137,36 @@ def _auto_class(config: PretrainedConfig) -> Any:
     return AutoModelForImageTextToText if sees and not causal else AutoModelForCausalLM
 
 
+def load_split(
+    name: str,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    trust_remote_code: bool,
+    device_map: str,
+    room: Room | None,
+) -> PreTrainedModel:
+    """A model whose layers lie where a map puts them, by accelerate; says where, before loading."""
+    with torch.device("meta"):
+        empty = _auto_class(config).from_config(
+            config, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+    room = room or all_room()
+    places = plan(empty, device_map, room)
+    rank_zero_info("\n".join(told(empty, places, room)))
+    folder = mkdtemp(prefix="keel-offloaded-")  # for weights on disk that no safetensors holds
+    lm = load_pretrained(
+        name, config, dtype, trust_remote_code, device_map=places, offload_folder=folder
+    )
+    finalize(lm, rmtree, folder, ignore_errors=True)
+    return lm
+
+
 def load_pretrained(
-    name: str, config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool
+    name: str, config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool, **options: Any
 ) -> PreTrainedModel:
     """A model from a folder in Hugging Face's format, or from the hub.
+
+    ``options`` go to ``from_pretrained``.
 
     Raises:
         FileNotFoundError: if there is no such folder and no such model on the hub.
@@ -127,7 +174,7 @@ def load_pretrained(
     source = EMBEDDED if name == "embedded" else name
     try:
         return _auto_class(config).from_pretrained(
-            source, dtype=dtype, trust_remote_code=trust_remote_code
+            source, dtype=dtype, trust_remote_code=trust_remote_code, **options
         )
     except OSError as error:
         raise unreachable(name) from error
@@ -171,7 +218,7 @@ def fingerprint(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> str:
     It includes the first position if that is not 0 (``positions.begin_at``).
     """
     digest = hashlib.blake2b(digest_size=16)
-    for name, parameter in lm.named_parameters():
+    for name, parameter in weights_of(lm):
         flat = parameter.detach().flatten()
         stride = len(flat) // SAMPLES_PER_WEIGHT | 1  # odd: an even one can meet a single column
         sample = flat[::stride].float().cpu()

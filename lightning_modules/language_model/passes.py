@@ -51,14 +51,23 @@ def starting_at(lm: PreTrainedModel, layer: int, hidden: Tensor) -> Iterator[Non
     def replaced(*args: Any, **kwargs: Any) -> Tensor | tuple:
         return (hidden, None) if returns_tuple else hidden
 
-    skipped = blocks(lm)[:layer]
+    with ExitStack() as stack:
+        for block in blocks(lm)[:layer]:
+            stack.enter_context(_acting_as(block, replaced))
+        yield
+
+
+@contextmanager
+def _acting_as(module: nn.Module, forward: Callable) -> Iterator[None]:
+    """Inside, a module's ``forward`` is another; accelerate's own, if it has one, is put back."""
+    own = vars(module).get("forward")
+    vars(module)["forward"] = forward
     try:
-        for block in skipped:
-            block.forward = replaced
         yield
     finally:
-        for block in skipped:
-            del block.forward
+        del module.forward
+        if own is not None:
+            vars(module)["forward"] = own
 
 
 @contextmanager
@@ -70,10 +79,10 @@ def heads_only_at(lm: PreTrainedModel, rows: Tensor, columns: Tensor) -> Iterato
     """
 
     def pick(module: nn.Module, args: tuple) -> tuple:
-        return (args[0][rows, columns][None],)
+        return (at(args[0], rows, columns)[None],)
 
     def pick_logits(module: nn.Module, args: tuple, output: Any) -> Any:
-        output.logits = output.logits[rows, columns][None]
+        output.logits = at(output.logits, rows, columns)[None]
         return output
 
     if shortcuts_of(lm).head:
@@ -84,6 +93,11 @@ def heads_only_at(lm: PreTrainedModel, rows: Tensor, columns: Tensor) -> Iterato
         yield
     finally:
         handle.remove()
+
+
+def at(states: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """States ``(n, …)`` at ``(rows, columns)``, where the states are."""
+    return states[rows.to(states.device), columns.to(states.device)]
 
 
 def run(model: nn.Module, batch: TokenBatch) -> Any:
@@ -107,19 +121,17 @@ def read_only_at(lm: PreTrainedModel, rows: Tensor, columns: Tensor) -> Iterator
     nothing reads.
     """
     mlp = blocks(lm)[-1].get_submodule(layout_of(lm).output.rpartition(".")[0])
+    own = mlp.forward
 
     def forward(hidden_states: Tensor, *others: Tensor) -> Tensor:  # BLOOM's adds a residual itself
-        picked = [states[rows, columns] for states in (hidden_states, *others)]
-        chosen = type(mlp).forward(mlp, *picked)
+        chosen = own(*(at(states, rows, columns) for states in (hidden_states, *others)))
         everywhere = chosen.new_zeros(*hidden_states.shape[:-1], chosen.shape[-1])
-        return everywhere.index_put((rows, columns), chosen)
+        places = rows.to(chosen.device), columns.to(chosen.device)
+        return everywhere.index_put(places, chosen)
 
     with heads_only_at(lm, rows, columns):
         if mlp is blocks(lm)[-1] or not shortcuts_of(lm).last_mlp:  # OPT's MLP is no module
             yield
             return
-        mlp.forward = forward
-        try:
+        with _acting_as(mlp, forward):
             yield
-        finally:
-            del mlp.forward

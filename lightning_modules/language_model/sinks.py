@@ -73,7 +73,7 @@ def text_states(lm: PreTrainedModel, rows: Sequence[Sequence[int]]) -> TextState
     real = batch.mask.flatten().bool()
 
     def tokens(states: Tensor) -> Tensor:
-        return states.reshape(len(real), -1)[real].float().cpu()
+        return states.reshape(len(real), -1)[real.to(states.device)].float().cpu()
 
     return TextStates(
         batch.positions.flatten()[real].cpu(),

@@ -11,7 +11,7 @@ from transformers.masking_utils import create_masks_for_generate
 
 from .hooks import first, moving
 from .layout import blocks, layout_of, norm_behind, output_map
-from .passes import picked_logits, read_only_at, recording, starting_at
+from .passes import at, picked_logits, read_only_at, recording, starting_at
 from .shortcuts import shortcuts_of
 from .tokens import TokenBatch
 
@@ -49,7 +49,9 @@ class Suffixes(NamedTuple):
         """The part for some of the texts, ``rows (m,)``."""
 
         def kept(part: Tensor | None) -> Tensor | None:
-            return part if part is None or len(part) < len(self.tokens) else part[rows]
+            if part is None or len(part) < len(self.tokens):
+                return part
+            return part[rows.to(part.device)]
 
         masks = self.mask
         layers: list[Any] = self.past.layers
@@ -99,20 +101,21 @@ def record_suffixes(
     mask = torch.cat([(before >= 0).long(), batch.mask.gather(1, after) * inside], 1)
 
     def at_subject(states: Tensor) -> Tensor:
-        return states.reshape(count, length, -1)[rows, subjects]
+        return at(states.reshape(count, length, -1), rows, subjects)
 
-    hidden = first(seen["block"][1])[rows[:, None], after]
+    hidden = at(first(seen["block"][1]), rows[:, None], after)
     past = DynamicCache(
-        _positions_before(entry, before, at > layer) for at, entry in enumerate(cache.layers)
+        _positions_before(entry, before, number > layer)
+        for number, entry in enumerate(cache.layers)
     )
     return Suffixes(
         tokens=batch.tokens.gather(1, after),
         positions=after,
-        mask=_mask(lm, hidden, mask, past, after),
+        mask=_mask(lm, hidden.to(mask.device), mask, past, after),
         hidden=hidden,
         past=past,
-        keys=at_subject(seen["map"][0]),
-        values=at_subject(seen["map"][1]),
+        keys=at_subject(seen["map"][0]).to(lm.device),
+        values=at_subject(seen["map"][1]).to(lm.device),
         normed=at_subject(seen["norm"][0]) if "norm" in seen else None,
         whole=None if alone else batch,
     )
@@ -142,7 +145,7 @@ def _positions_before(entry: Any, before: Tensor, used: bool) -> tuple[Tensor, T
         return empty, empty
     index = before.clamp(min=0)[:, None, :, None]
     return tuple(
-        part.gather(2, index.expand(-1, part.shape[1], -1, part.shape[3]))
+        part.gather(2, index.to(part.device).expand(-1, part.shape[1], -1, part.shape[3]))
         for part in (entry.keys, entry.values)
     )
 
@@ -168,7 +171,7 @@ def suffix_logits(
         rows: ``(n,)``, texts whose logits are read.
         columns: ``(n,)``, their positions, counted from the subject's last token.
     """
-    change = change.to(suffixes.hidden.dtype)
+    change = change.to(suffixes.hidden)
     if suffixes.whole is not None:
         subjects = suffixes.positions[:, 0]
         with moving(output_map(lm, layer), change, subjects):

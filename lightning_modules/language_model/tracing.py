@@ -150,7 +150,7 @@ def states(lm: PreTrainedModel, fact: Fact, noise: Tensor) -> States:
         modules["attention", layer] = attention_of(lm, layer)
     with recording(modules) as seen:
         found = probability(lm, fact, noise)
-    outputs = {name: first_of(output) for name, (_, output) in seen.items()}
+    outputs = {name: first_of(output).to(lm.device) for name, (_, output) in seen.items()}
     shape = (len(noise), len(fact.tokens), -1)
     kinds = {kind: [outputs[kind, at].reshape(shape) for at in layers] for kind in KINDS}
     return States(**kinds, probability=found)
@@ -211,7 +211,8 @@ class Rows:
         def hook(module: nn.Module, args: tuple, output: Any) -> Any:
             changed = first_of(output).clone()
             shaped = changed.view(len(self.rows), -1, changed.shape[-1])
-            shaped[self.rows, self.columns] = wanted[self.columns]
+            places = self.rows.to(shaped.device), self.columns.to(shaped.device)
+            shaped[places] = wanted[self.columns].to(shaped)
             return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
         return hook

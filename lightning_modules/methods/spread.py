@@ -102,7 +102,7 @@ class SpreadEditor(KeyValueEditor):
         recorded = super().recorded(requests, templates, layer)
         if not self.values_add_up:
             return recorded
-        return recorded._replace(values=recorded.suffixes.hidden[:, 0])
+        return recorded._replace(values=recorded.suffixes.hidden[:, 0].to(self.device))
 
     def edit(self, requests: Sequence[EditRequest]) -> Iterator[Update]:
         """One update per layer, for all requests together."""
