@@ -41,7 +41,9 @@ def record(edit, perplexity=100.0, lambada=0.9, **figures):
 def course(values, at=None, fold="0", name="state_drift"):
     numbers = np.arange(1, len(values) + 1)
     found = np.array(values, dtype=float)
-    return Course(fold, numbers, {name: found, "perplexity": np.zeros(len(found))}, {"perplexity": at})
+    return Course(
+        fold, numbers, {name: found, "perplexity": np.zeros(len(found))}, {"perplexity": at}
+    )
 
 
 def test_each_event_is_the_first_edit_that_meets_it():
