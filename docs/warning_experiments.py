@@ -1,15 +1,49 @@
-"""The runs of docs/warning.md: sequences of embedded edits, and replays of those of SmolLM2."""
+"""The runs of docs/warning.md: sequences of embedded edits, and replays of those on SmolLM2."""
 
 from pathlib import Path
 
+from docs import smollm2_experiments, warning_tables
+from docs.experiments import Experiment
+
 RUNS = Path("runs/papers-warning")
+PICTURES = Path(__file__).parent / "warning"
 SEEDS = (0, 1, 2)
 EDITS = 20
+METHODS = ("rome", "mend", "alpha_edit", "memit", "ultra_edit", "memit-seq")
 MEASURED = " --config papers/warning.yaml"
 DRAWN = f" --data.class_path BenchmarkDataModule --data.limit {EDITS} --data.batch_size 1"
-METHODS = ("rome", "mend", "alpha_edit", "memit", "ultra_edit", "memit-seq")
+INTERVAL = 3
+SMALLER = f" --data.watch_limit 10 --data.tasks.limit 15 --trainer.val_check_interval {INTERVAL}"
+REPLAYED = ("normal-rome", "hard-memit", "normal-c_rome", "hard-ft", "hard-c_rome", "hard-rome")
+
 EMBEDDED = {
     f"{method}-seed-{seed}": f"fit --config {method}.yaml{MEASURED}{DRAWN} --data.seed {seed}"
     for seed in SEEDS
     for method in METHODS
+}
+SMOLLM2 = {
+    f"smollm2-{run}": f"fit --config replay.yaml{MEASURED}{SMALLER}"
+    f" --model.ledger {smollm2_experiments.folder(run)}"
+    for run in REPLAYED
+}
+
+
+def made(commands: dict[str, str]) -> dict[str, Path]:
+    """Folders of the runs that have ended."""
+    return {name: RUNS / name for name in commands if (RUNS / name / "metrics.json").is_file()}
+
+
+def embedded() -> str:
+    """The verdict on each signal, and a picture of them all."""
+    return warning_tables.verdicts(made(EMBEDDED), PICTURES)
+
+
+def smollm2() -> str:
+    """When each signal alarms on SmolLM2, by the limits of the embedded model."""
+    return warning_tables.transferred(made(EMBEDDED), made(SMOLLM2))
+
+
+EXPERIMENTS = {
+    "embedded": Experiment(EMBEDDED, embedded),
+    "replayed": Experiment(SMOLLM2, smollm2),
 }
