@@ -12,9 +12,14 @@ EDITS = 20
 METHODS = ("rome", "mend", "alpha_edit", "memit", "ultra_edit", "memit-seq")
 MEASURED = " --config papers/warning.yaml"
 DRAWN = f" --data.class_path BenchmarkDataModule --data.limit {EDITS} --data.batch_size 1"
-INTERVAL = 3
-SMALLER = f" --data.watch_limit 10 --data.tasks.limit 15 --trainer.val_check_interval {INTERVAL}"
-REPLAYED = ("normal-rome", "hard-memit", "normal-c_rome", "hard-ft", "hard-c_rome", "hard-rome")
+SMALLER = " --data.watch_limit 10 --data.tasks.limit 15 --trainer.val_check_interval "
+REPLAYED = {  # edits from one measurement to the next
+    "normal-rome": 3,
+    "hard-memit": 9,
+    "normal-c_rome": 9,
+    "hard-ft": 9,
+    "hard-c_rome": 9,
+}
 
 EMBEDDED = {
     f"{method}-seed-{seed}": f"fit --config {method}.yaml{MEASURED}{DRAWN} --data.seed {seed}"
@@ -22,9 +27,9 @@ EMBEDDED = {
     for method in METHODS
 }
 SMOLLM2 = {
-    f"smollm2-{run}": f"fit --config replay.yaml{MEASURED}{SMALLER}"
+    f"smollm2-{run}": f"fit --config replay.yaml{MEASURED}{SMALLER}{interval}"
     f" --model.ledger {smollm2_experiments.folder(run)}"
-    for run in REPLAYED
+    for run, interval in REPLAYED.items()
 }
 
 
