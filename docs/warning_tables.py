@@ -25,7 +25,7 @@ from callbacks.studies.early_warning import (
 from docs.tables import markdown, percent, read
 
 HEADS = {
-    "perplexity": "perplexity over five times the unedited",
+    "perplexity": "perplexity above 5 times the unedited",
     "tasks_10": "tasks lost 10 %",
     "tasks_1": "tasks lost 1 %",
 }
@@ -37,7 +37,7 @@ SHOWN = {  # signals in the picture of one run: line styles
     "state_drift": "--",
     "weight_change": "-.",
 }
-LOOKS = {"perplexity": ("black", "o"), "tasks_10": ("0.6", "s")}
+LOOKS = {"perplexity": ("black", "o", "full"), "tasks_10": ("0.5", "s", "none")}
 
 
 def course(run: Path, fold: str) -> Course:
@@ -55,8 +55,8 @@ def course(run: Path, fold: str) -> Course:
 
 
 def courses(runs: Mapping[str, Path]) -> dict[str, Course]:
-    """Courses by run; the seed at the end of the name is the fold."""
-    return {name: course(run, name.rpartition("-")[2]) for name, run in runs.items()}
+    """Courses by run; the method, before the seed in the name, is the fold."""
+    return {name: course(run, name.partition("-seed")[0]) for name, run in runs.items()}
 
 
 def verdicts(runs: Mapping[str, Path], pictures: Path) -> str:
@@ -193,10 +193,10 @@ def picture(
     _forest(grid[1][0], found, "lead", "mean lead in edits (0: no warning)")
     _forest(grid[1][1], found, "auroc", "area under the ROC curve")
     grid[1][1].axvline(0.5, color="0.7", linewidth=0.8)
-    for axes in (grid[0][0], grid[1][0]):
-        handles, labels = axes.get_legend_handles_labels()
-        if labels:
-            axes.legend(handles, labels, fontsize="small", frameon=False)
+    grid[1][1].set_xlim(0, 1.02)
+    grid[0][0].legend(fontsize="small", frameon=False)
+    handles, labels = grid[1][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
@@ -210,11 +210,11 @@ def _course(
             shares = np.maximum(run.signals[name] / one.limit, 0.02)
             axes.plot(run.numbers, shares, style, color="black", label=NAMES[name])
     axes.axhline(1, color="0.6", linewidth=0.8)
-    for event, (color, marker) in LOOKS.items():
+    for event, (color, marker, fill) in LOOKS.items():
         at = run.events[event]
         if at is not None:
             axes.axvline(run.numbers[at], color=color, linewidth=0.8)
-            axes.plot(run.numbers[at], 0.025, marker, color=color)
+            axes.plot(run.numbers[at], 0.025, marker, color=color, fillstyle=fill)
     axes.set(
         yscale="log", xlabel="edit", ylabel="signal / its limit", title=title, ylim=(0.02, None)
     )
@@ -224,16 +224,18 @@ def _forest(
     axes: Axes, found: Mapping[str, Mapping[str, Verdict | None]], what: str, label: str
 ) -> None:
     """A dot with its interval per signal and event."""
-    for shift, (event, (color, marker)) in zip((-0.15, 0.15), LOOKS.items(), strict=True):
-        for line, name in enumerate(SIGNALS):
-            one = found[event][name]
-            if one is not None:
-                value: Estimate = getattr(one, what)
-                style = {"color": color, "label": HEADS[event] if line == 0 else None}
-                axes.plot(value.value, line + shift, marker, markersize=5, **style)  # type: ignore[arg-type]
-                if not math.isnan(value.low):
-                    axes.hlines(line + shift, value.low, value.high, color=color)
-    axes.set_yticks(range(len(SIGNALS)), [NAMES[name] for name in SIGNALS], fontsize="small")
+    names = [name for name in SIGNALS if any(found[event][name] for event in LOOKS)]
+    for shift, (event, (color, marker, fill)) in zip((-0.15, 0.15), LOOKS.items(), strict=True):
+        known = [(n, one) for n, name in enumerate(names) if (one := found[event][name])]
+        for line, one in known:
+            value: Estimate = getattr(one, what)
+            if not math.isnan(value.low):
+                axes.hlines(line + shift, value.low, value.high, color=color)
+        values = [getattr(one, what).value for _, one in known]
+        places = [line + shift for line, _ in known]
+        style: dict[str, Any] = {"color": color, "fillstyle": fill, "markersize": 5}
+        axes.plot(values, places, marker, label=HEADS[event], **style)
+    axes.set_yticks(range(len(names)), [NAMES[name] for name in names], fontsize="small")
     axes.invert_yaxis()
     axes.set_xlabel(label)
     axes.grid(axis="x", alpha=0.3)

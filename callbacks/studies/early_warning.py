@@ -31,7 +31,7 @@ class Course(NamedTuple):
     """A sequence of edits, by its measured ones.
 
     Attributes:
-        fold: limits for a run are chosen on runs of other folds, such as other seeds.
+        fold: limits for a run are chosen on runs of other folds, such as other methods.
         numbers: ``(n,)``, of the edits in the run.
         signals: each ``(n,)``, high if alarming; those that were measured.
         events: the index of the first edit after which an event holds; None if it never does.

@@ -34,7 +34,7 @@ def test_perplexity_is_judged_before_the_signals():
 @pytest.mark.parametrize(
     ("signals", "told"),
     [
-        ({"fever": 1.0}, "signals must be among norm_growth, .*text_entropy, got 'fever'"),
+        ({"fever": 1.0}, r"signals must be among norm_growth, .*text_entropy, got 'fever'"),
         ({"state_drift": 0.0}, "the limit of signal state_drift must be positive, got 0.0"),
         ({"state_drift": math.nan}, "the limit of signal state_drift must be positive, got nan"),
         ({"overlap_input": 1.0}, "overlap_input must be between 0 and 1, got 1.0"),
