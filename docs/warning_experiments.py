@@ -8,10 +8,16 @@ from docs.experiments import Experiment
 RUNS = Path("runs/papers-warning")
 PICTURES = Path(__file__).parent / "warning"
 SEEDS = (0, 1, 2)
-EDITS = 20
-METHODS = ("rome", "mend", "alpha_edit", "memit", "ultra_edit", "memit-seq")
+METHODS = {  # edits; a run ends where the perplexity collapses
+    "rome": 20,
+    "mend": 40,
+    "alpha_edit": 20,
+    "memit": 20,
+    "ultra_edit": 20,
+    "memit-seq": 20,
+}
 MEASURED = " --config papers/warning.yaml"
-DRAWN = f" --data.class_path BenchmarkDataModule --data.limit {EDITS} --data.batch_size 1"
+DRAWN = " --data.class_path BenchmarkDataModule --data.batch_size 1"
 SMALLER = " --data.watch_limit 10 --data.tasks.limit 15 --trainer.val_check_interval "
 REPLAYED = {  # edits from one measurement to the next
     "normal-rome": 3,
@@ -22,9 +28,10 @@ REPLAYED = {  # edits from one measurement to the next
 }
 
 EMBEDDED = {
-    f"{method}-seed-{seed}": f"fit --config {method}.yaml{MEASURED}{DRAWN} --data.seed {seed}"
+    f"{method}-seed-{seed}": f"fit --config {method}.yaml{MEASURED}{DRAWN} --data.limit {edits}"
+    f" --data.seed {seed}"
     for seed in SEEDS
-    for method in METHODS
+    for method, edits in METHODS.items()
 }
 SMOLLM2 = {
     f"smollm2-{run}": f"fit --config replay.yaml{MEASURED}{SMALLER}{interval}"
