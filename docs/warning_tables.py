@@ -31,6 +31,7 @@ HEADS = {
 }
 NAMES = {name: name.replace("_", " ") for name in SIGNALS} | {"perplexity_pooled": "pooled"}
 OF_THE_METHOD = ("denominator",)  # what only the run that made an edit knows
+TOLD = ("perplexity", "tasks", "state_drift", "weight_change", "overlap_input", "update_norm")
 SHOWN = {  # signals in the picture of one run: line styles
     "perplexity": "-",
     "tasks": ":",
@@ -134,7 +135,7 @@ def plain(found: Verdict) -> dict[str, Any]:
 def occurrences(known: Mapping[str, Course]) -> str:
     """The edit of each event, by run."""
     head = ("run", "edits", *HEADS.values())
-    return markdown([head, *((name, last(c), *map_events(c)) for name, c in known.items())])
+    return markdown([head, *((name, last(c), *edits_of(c)) for name, c in known.items())])
 
 
 def last(run: Course) -> int:
@@ -142,7 +143,7 @@ def last(run: Course) -> int:
     return int(run.numbers[-1])
 
 
-def map_events(run: Course) -> list[int | None]:
+def edits_of(run: Course) -> list[int | None]:
     """The edit of each event; None if it did not occur."""
     return [None if at is None else int(run.numbers[at]) for at in map(run.events.get, HEADS)]
 
@@ -155,17 +156,14 @@ def transferred(embedded: Mapping[str, Path], runs: Mapping[str, Path]) -> str:
         runs: of the other model.
     """
     healthy = [run for run in courses(embedded).values() if run.events["perplexity"] is None]
-    names = [name for name in SIGNALS if any(name in run.signals for run in healthy)]
     limits = {
-        name: limit_of([run for run in healthy if name in run.signals], name) for name in names
+        name: limit_of([run for run in healthy if name in run.signals], name) for name in TOLD
     }
-    table: list[Sequence[Any]] = [
-        ("run", "edits", *HEADS.values(), *(f"{NAMES[n]} > {limits[n]:.3g}" for n in names))
-    ]
+    heads = (f"{NAMES[name]} > {limit:.3g}" for name, limit in limits.items())
+    table: list[Sequence[Any]] = [("run", "edits", *HEADS.values(), *heads, "lowest denominator")]
     for name, run in courses(runs).items():
-        table.append(
-            (name, last(run), *map_events(run), *(alarm(run, n, limits[n]) for n in names))
-        )
+        alarms = (alarm(run, told, limit) for told, limit in limits.items())
+        table.append((name, last(run), *edits_of(run), *alarms, lowest_denominator(run)))
     return f"First alarm (highest value):\n\n{markdown(table)}"
 
 
@@ -176,6 +174,14 @@ def alarm(run: Course, name: str, limit: float) -> str:
     at = first(run.signals[name] > limit)
     edit = "never" if at is None else f"{int(run.numbers[at])}"
     return f"{edit} ({run.signals[name].max():.3g})"
+
+
+def lowest_denominator(run: Course) -> str:
+    """The lowest denominator of the measured edits, and its edit."""
+    if "denominator" not in run.signals:
+        return "-"
+    found = run.signals["denominator"]
+    return f"{math.exp(-found.max()):.3g} (edit {int(run.numbers[found.argmax()])})"
 
 
 def picture(
