@@ -23,6 +23,7 @@ from docs import (
     experiments,
     sink_experiments,
     smollm2_experiments,
+    warning_experiments,
 )
 from docs.courses import quiet
 from docs.experiments import Experiment
@@ -73,6 +74,12 @@ BOOKS = {
         HERE / "performance.md",
         descent_experiments.RUNS,
         descent_experiments.PICTURES,
+    ),
+    "warning": Book(
+        warning_experiments.EXPERIMENTS,
+        HERE / "warning.md",
+        warning_experiments.RUNS,
+        warning_experiments.PICTURES,
     ),
 }
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from statistics import median
 from typing import Any, Literal, TypeVar
 
 import lightning as L
@@ -18,9 +17,11 @@ from ..keeping.means import mean_scores
 from ..keeping.progress import EditBar
 from ..keeping.run_folder import folder_of, write_cases
 from ..keeping.schedule import restores
-from .collapse import MULTIPLE, CollapseStopping
+from .collapse import CollapseStopping
 from .downstream import Downstream
+from .limits import Limits
 from .perplexity import measured
+from .signals import measures_each_edit, remeasured
 
 WINDOW = 20  # healthy perplexities whose median the next one is compared with
 Fault = Callable[[dict[str, Any]], str]
@@ -48,6 +49,8 @@ class CollapseGuard(L.Callback):
         unconverged: largest share of an edit's requests whose value search did not converge; with 0
             every such edit is refused, and the reason names a lower layer that would do.
         retry: a method that repeats a refused edit, which is then judged like any other.
+        signals: further limits, by the name of a warning signal of ``WarningSignals``: above it an
+            edit is refused, below it for ``overlap_*`` and ``text_entropy``.
 
     Raises:
         ValueError: if no edit could meet a limit.
@@ -62,20 +65,11 @@ class CollapseGuard(L.Callback):
         risk: float = 1.0,
         unconverged: float = 1.0,
         retry: Editor | None = None,
+        signals: dict[str, float] | None = None,
     ) -> None:
-        low = (threshold is not None and threshold <= 0) or (relative or math.inf) <= 1
-        if low or denominator < 0:
-            raise ValueError(
-                "threshold must be positive, relative above 1 and denominator not negative, got "
-                f"{threshold}, {relative} and {denominator}"
-            )
-        if not 0 < risk <= 1:
-            raise ValueError(f"risk must be a probability above 0, got {risk}")
-        if not 0 <= unconverged <= 1:
-            raise ValueError(f"unconverged must be a share from 0 to 1, got {unconverged}")
+        self.limits = Limits(threshold, relative, denominator, risk, unconverged, signals or {})
+        self.limits.check()
         self.action = action
-        self.threshold, self.relative, self.denominator = threshold, relative, denominator
-        self.risk, self.unconverged = risk, unconverged
         self.retry = retry
         self.retried = False
         self.unedited = math.inf
@@ -110,10 +104,11 @@ class CollapseGuard(L.Callback):
                 self.retry.prepare()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
-        """Refuses a run that does not evaluate every edit, or lacks the calibration for its risk.
+        """Refuses a run that does not measure what the limits are compared with.
 
         Raises:
-            ValueError: if there is no validation after each edit, or no calibration for a risk.
+            ValueError: if there is no validation after each edit, no calibration for a risk, or no
+                measurement of a signal.
         """
         if not trainer.enable_validation or trainer.val_check_batch != 1:
             raise ValueError(
@@ -121,11 +116,16 @@ class CollapseGuard(L.Callback):
                 "trainer.val_check_interval to 1, and watch some text"
             )
         told = getattr(pl_module, "risk", None)
-        if self.risk < 1 and (told is None or told.calibration is None):
+        if self.limits.risk < 1 and (told is None or told.calibration is None):
             raise ValueError(
                 f"{type(pl_module).__name__} has no calibration, and so no probability of "
-                f"collapse to compare with {self.risk:g}; give --model.calibration a file made by "
-                "papers/risk-calibration.yaml"
+                f"collapse to compare with {self.limits.risk:g}; give --model.calibration a file "
+                "made by papers/risk-calibration.yaml"
+            )
+        if self.limits.signals and not measures_each_edit(trainer):
+            raise ValueError(
+                f"CollapseGuard has a limit for {', '.join(self.limits.signals)}, which nothing "
+                "measures after every edit; add callbacks.watching.signals.WarningSignals"
             )
         self.write(trainer)
 
@@ -160,20 +160,11 @@ class CollapseGuard(L.Callback):
 
     def danger(self, record: dict[str, Any]) -> str:
         """The fault of an edit before its perplexity is measured; empty if there is none."""
-        found, risk = record.get("denominator", math.inf), record.get("collapse_probability", 0.0)
-        if record.get("value_unconverged", 0) > self.unconverged:
-            return str(record["reason"])
-        if risk > self.risk:
-            return f"probability of collapse {risk:.2g} > {self.risk:g}"
-        return f"denominator {found:.3g} < {self.denominator:g}" * (found < self.denominator)
+        return self.limits.danger(record)
 
     def harm(self, record: dict[str, Any]) -> str:
         """The fault of an edit after its perplexity is measured; empty if there is none."""
-        found, limit = record["perplexity"], self.threshold or MULTIPLE * self.unedited
-        if self.relative is not None and self.healthy:
-            limit = min(limit, self.relative * median(self.healthy))
-        healthy = math.isfinite(found) and found <= limit
-        return "" if healthy else f"perplexity {found:.4g} > {limit:.4g}"
+        return self.limits.harm(record, self.unedited, self.healthy)
 
     def judge(self, trainer: L.Trainer, editor: Editor, fault: Fault) -> None:
         """Undoes an edit with a fault; every device records those of all devices."""
@@ -189,14 +180,14 @@ class CollapseGuard(L.Callback):
         """Undoes an edit; returns whether the retry method, if any, makes it without a fault."""
         refused = editor.record
         editor.undo()
-        if refused.get("value_unconverged", 0) > self.unconverged:
+        if refused.get("value_unconverged", 0) > self.limits.unconverged:
             reason += lower_layer(editor, self.requests)
         editor.sweep = None  # its figures of this edit are out of date
         if self.retry is not None and not self.retried:
             self.retried = True
             editor.record = self.try_again(self.retry, editor)
             if "perplexity" in refused:
-                editor.record |= measured(trainer, editor)
+                editor.record |= measured(trainer, editor) | remeasured(trainer, editor)
             made = editor.record["status"] == "applied"
             again = fault(editor.record) if made else editor.record["reason"]
             name = type(self.retry).__name__

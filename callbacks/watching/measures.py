@@ -1,5 +1,6 @@
 """Pure measures of a model's health."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -55,3 +56,65 @@ def effective_rank(singular: Tensor) -> float:
         singular: ``(r,)``, its singular values, not all zero.
     """
     return float(torch.special.entr(singular.double() / singular.double().sum()).sum().exp())
+
+
+def leading_subspaces(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Orthonormal bases of the leading left and right singular spaces.
+
+    They come from the eigenvectors of the smaller Gram matrix, so that of the larger side only
+    ``rank`` directions are computed.
+
+    Args:
+        matrix: ``(m, n)``, whose leading ``rank`` singular values are not 0.
+        rank: k, at most ``min(m, n)``.
+
+    Returns:
+        ``(m, k)`` and ``(n, k)``, float64, the strongest direction first.
+
+    Raises:
+        ValueError: if the matrix has fewer directions.
+    """
+    if not 0 < rank <= min(matrix.shape):
+        raise ValueError(f"rank must be in [1, {min(matrix.shape)}] for this matrix, got {rank}")
+    tall = matrix.shape[0] > matrix.shape[1]
+    wide = (matrix.T if tall else matrix).double()
+    short = torch.linalg.eigh(wide @ wide.T).eigenvectors[:, -rank:].flip(1)
+    long = torch.nn.functional.normalize(wide.T @ short, dim=0)
+    return (long, short) if tall else (short, long)
+
+
+def subspace_overlap(one: Tensor, other: Tensor) -> float:
+    """Mean squared cosine of the principal angles of two subspaces, ``|UᵀV|² / k``.
+
+    1 if they are the same, 0 if they are orthogonal, and k/m on average of random ones.
+
+    Args:
+        one: ``(m, k)``, an orthonormal basis U.
+        other: ``(m, k)``, an orthonormal basis V.
+    """
+    return float((one.double().T @ other.double()).square().sum() / one.shape[1])
+
+
+def norm_growth(weight: Tensor, original: Tensor) -> float:
+    """Relative growth of a weight's Frobenius norm, ``|W'| / |W| - 1``.
+
+    Args:
+        weight: ``(m, n)``, W'.
+        original: ``(m, n)``, W, not 0.
+    """
+    return float(weight.double().norm() / original.double().norm()) - 1
+
+
+def relative_distance(states: Tensor, original: Tensor) -> float:
+    """Root mean square over tokens of ``|h' - h| / |h|``; infinite if a state is not finite.
+
+    Each token counts relative to its own state, since that of a first token can be a hundred times
+    as long as the others.
+
+    Args:
+        states: ``(n, d)``, h'.
+        original: ``(n, d)``, h, none of them 0.
+    """
+    moved = (states.double() - original.double()).norm(dim=1) / original.double().norm(dim=1)
+    found = float(moved.square().mean().sqrt())
+    return found if math.isfinite(found) else math.inf

@@ -203,6 +203,24 @@ GROUPS = (
               "Accuracy, exact match or F1 of each downstream task.", "Downstream",
               "lm-evaluation-harness"),
     )),
+    Group("Early warning", "warning", (
+        Field("norm_growth", NUMBER, "ratio, from -1",
+              "Growth of an edited weight's Frobenius norm over the original's; of several weights "
+              "the largest.", "WarningSignals"),
+        Field("weight_change", NUMBER, "ratio",
+              "Norm of W' - W over that of W; of several weights the largest.", "WarningSignals"),
+        Field("overlap_output", NUMBER, SHARE,
+              "Mean squared cosine of the principal angles of the leading left singular spaces of "
+              "W' and W; of several weights the smallest.", "WarningSignals"),
+        Field("overlap_input", NUMBER, SHARE, "The same of the right singular spaces.",
+              "WarningSignals"),
+        Field("state_drift", NUMBER, "ratio",
+              "Distance of watched texts' hidden states behind the last block from the unedited "
+              "model's, relative, root mean square over tokens.", "WarningSignals"),
+        Field("text_entropy", NUMBER, "bits",
+              "Mean entropy of the n-grams of sampled texts that continue watched ones.",
+              "WarningSignals", "ROME, 3.4"),
+    )),
     Group("Studies", "drift", (
         Field("drift_norm[_WEIGHT]", NUMBER, "Frobenius norm",
               "Size of W' - W, the change since the original weights.", "WeightDrift",

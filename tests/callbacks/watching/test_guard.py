@@ -13,6 +13,7 @@ from callbacks.keeping.summary import verdict
 from callbacks.watching.collapse import CollapseStopping
 from callbacks.watching.guard import CollapseGuard
 from callbacks.watching.restore import RestoreWeights
+from callbacks.watching.signals import WarningSignals
 from data_modules.forms.readers import read_requests
 from lightning_modules.editing.collapse_risk import Calibration, Feature
 from lightning_modules.editing.edited_weights import Update
@@ -319,6 +320,33 @@ def test_nothing_that_keeps_an_edit_or_stops_comes_before_the_guard(rolled_back)
     assert names.index("Perplexity") < place
 
 
+def test_an_edit_beyond_the_limit_of_a_signal_is_taken_back(lm, tmp_path):
+    plain = fit(lm, tmp_path / "plain", [*watching(), WarningSignals(prompts=0)])
+    changes = plain.column("weight_change")
+    limit = (changes[0] + changes[1]) / 2
+    signals = [WarningSignals(prompts=0), CollapseGuard(signals={"weight_change": limit})]
+    run = fit(lm, tmp_path / "guarded", [*signals, *watching()])
+    assert run.column("status")[:2] == ["applied", "rolled_back"]
+    assert run.edits[1]["reason"] == f"weight_change {changes[1]:.4g} > {limit:g}"
+    assert run.edits[1]["weight_change"] == changes[1]
+
+
+def test_the_signals_of_a_second_method_are_measured_anew(lm, tmp_path):
+    guard = CollapseGuard(signals={"weight_change": 1e-9}, retry=FineTuning(layers=[0], steps=1))
+    run = fit(lm, tmp_path, [*watching(), WarningSignals(prompts=0), guard], REQUESTS[:1])
+    first, second = (part.split(" > ")[0] for part in run.edits[0]["reason"].split("; "))
+    assert first.startswith("weight_change ")
+    assert second.startswith("FineTuning: weight_change ")
+    assert first.split()[-1] != second.split()[-1]
+
+
+@pytest.mark.parametrize("measuring", [[], [WarningSignals(every_n_edits=2)]])
+def test_a_signal_that_is_not_measured_after_every_edit_is_refused(lm, tmp_path, measuring):
+    guard = CollapseGuard(signals={"state_drift": 0.5})
+    with pytest.raises(ValueError, match=r"a limit for state_drift, which nothing measures.*add"):
+        fit(lm, tmp_path, [*watching(), *measuring, guard])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("action", "refused"), [("quarantine", [11, 12, 14]), ("stop", [11])])
 def test_a_sweep_on_two_devices_knows_what_each_of_them_refuses(lm, tmp_path, action, refused):
@@ -351,5 +379,6 @@ def test_the_default_limit_is_a_multiple_of_the_unedited_perplexity():
     guard.unedited = 20.0
     assert guard.harm({"perplexity": 100.0}) == ""
     assert guard.harm({"perplexity": 101.0}) == "perplexity 101 > 100"
-    guard.threshold = 1000.0
+    guard = CollapseGuard(threshold=1000.0)
+    guard.unedited = 20.0
     assert guard.harm({"perplexity": 101.0}) == ""
