@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from data_modules.records import EditRequest
 
+from .experts import count_experts, keys_at, of_plain_experts
 from .hooks import first
 from .layout import blocks, output_map
 from .passes import recording, run
@@ -62,8 +63,9 @@ def keys_at_subjects(lm: PreTrainedModel, layer: int, spans: Sequence[Span]) -> 
     wanted = output_map(lm, layer)
     with recording({"map": wanted}, stop_at=wanted) as seen:
         run(lm.base_model, batch)
-    keys = seen["map"][0].reshape(*batch.tokens.shape, -1)
-    return keys[range(len(spans)), [span.subject for span in spans]]
+    length = batch.tokens.shape[1]
+    places = [row * length + span.subject for row, span in enumerate(spans)]
+    return keys_at(seen["map"][0], torch.tensor(places, device=lm.device))
 
 
 def sink_key(
@@ -89,7 +91,7 @@ def token_keys(
     with recording(maps, stop_at=maps[max(maps)]) as seen:
         run(lm, batch)
     real = batch.mask.flatten().bool()
-    return {layer: keys.reshape(len(real), -1)[real] for layer, (keys, _) in seen.items()}
+    return {layer: keys_at(inputs, real) for layer, (inputs, _) in seen.items()}
 
 
 @torch.no_grad()
@@ -106,7 +108,7 @@ def key_energy(
         run(lm.base_model, batch)
     later = batch.mask.bool()
     later[:, : len(special_before(tokenizer)) + 1] = False
-    return float(seen["map"][0].reshape(*later.shape, -1)[later].double().square().mean())
+    return float(keys_at(seen["map"][0], later.flatten()).double().square().mean())
 
 
 @torch.no_grad()
@@ -132,12 +134,12 @@ def subject_states(
     batch = collate([span.tokens[: span.subject + 1] for span in spans], lm.device)
     subjects = torch.tensor([span.subject for span in spans], device=lm.device)
     rows = torch.arange(len(spans), device=lm.device)
-    last = blocks(lm)[layers[1]]
-    with recording({"map": output_map(lm, layers[0]), "block": last}, stop_at=last) as seen:
+    last, wanted = blocks(lm)[layers[1]], output_map(lm, layers[0])
+    with recording({"map": wanted, "block": last}, stop_at=last) as seen:
         run(lm.base_model, batch)
-    keys, output = seen["map"][0], seen["block"][1]
-    hidden = first(output)
+    keys = keys_at(seen["map"][0], rows * batch.tokens.shape[1] + subjects)
+    hidden = first(seen["block"][1])
     return SubjectStates(
-        keys.reshape(*batch.tokens.shape, -1)[rows, subjects].unflatten(0, (len(requests), -1)),
+        of_plain_experts(keys.unflatten(0, (len(requests), -1)), count_experts(wanted)),
         hidden[rows, subjects][:: len(contexts)],
     )

@@ -18,10 +18,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from .experts import require_stacked_experts
 from .gguf_files import gguf_file, load_gguf, read_config, read_tokenizer
 from .hub_models import look_up_model
 from .intact import intact
-from .layout import require_dense_decoder
+from .layout import names_experts, require_decoder
 from .tokens import fast
 
 EMBEDDED = Path(__file__).parents[2] / "data_modules" / "embedded" / "lm"
@@ -81,7 +82,9 @@ def load_unweighted(
         try:
             look_up_model(str(source))
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-            require_dense_decoder(config)
+            require_decoder(config)
+            if names_experts(config):
+                require_stacked_experts(without_weights(config, trust_remote_code))
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
         except OSError as error:
             raise unreachable(name) from error
@@ -114,6 +117,12 @@ def _auto_class(config: PretrainedConfig) -> Any:
     sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     return AutoModelForImageTextToText if sees and not causal else AutoModelForCausalLM
+
+
+def without_weights(config: PretrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
+    """A model whose parameters have shapes but no values."""
+    with torch.device("meta"):
+        return _auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
 
 
 def load_pretrained(
