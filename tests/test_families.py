@@ -34,7 +34,7 @@ REFUSED = {
     "paligemma": "later tokens change the logits before them, by 1",
     "mamba": "no linear map outside of attention",
     "hrm_text": "no list of blocks runs once each",
-    "mixtral": "mixture of experts",
+    "llama4_text": "mixture of experts of an unknown kind",
     "bart": "encoder-decoder",
 }
 REQUEST = EditRequest(8, "The mother tongue of {} is", "Danielle Vinson", "Latin music")

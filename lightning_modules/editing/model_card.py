@@ -2,7 +2,8 @@
 
 from data_modules.records import EditRequest
 
-from ..language_model.layout import blocks, oriented
+from ..language_model.keys import routing
+from ..language_model.layout import blocks, experts_in, layer_of, oriented
 from ..language_model.shortcuts import shortcuts_of
 from ..language_model.tokens import edit_span, special_before
 from .editor import Editor
@@ -21,12 +22,18 @@ def model_card(editor: Editor, request: EditRequest) -> dict[str, str]:
         f"edits {number}": _weight(editor, name)
         for number, name in enumerate(editor.edited_weights(), 1)
     }
+    touched = {
+        f"experts {number}": _experts(editor, name, request)
+        for number, name in enumerate(editor.edited_weights(), 1)
+        if experts_in(editor.lm, name)
+    }
     return {
         "method": type(editor).__name__,
         "model": _model(editor),
         **_dequantised(editor),
         "tokenizer": _tokenizer(editor),
         **weights,
+        **touched,
         "passes": shortcuts_of(editor.lm).in_words,
         **_example(editor, request),
         **editor.needs(),
@@ -60,9 +67,22 @@ def _tokenizer(editor: Editor) -> str:
 
 
 def _weight(editor: Editor, name: str) -> str:
-    out, width = oriented(editor.lm, name).shape
+    each = "[0]" if experts_in(editor.lm, name) else ""
+    out, width = oriented(editor.lm, name + each).shape
     stored = tuple(editor.lm.get_parameter(name).shape)
     return f"{name}: {width} in, {out} out, stored as {stored}"
+
+
+def _experts(editor: Editor, name: str, request: EditRequest) -> str:
+    """How many experts an edit touches, and which in the example."""
+    count = experts_in(editor.lm, name)
+    span = edit_span(editor.tokenizer, editor.as_edited(request))
+    found = routing(editor.lm, layer_of(editor.lm, name), span.tokens[: span.start], span.subject)
+    chosen = ", ".join(f"{expert} (gate {gate:.2f})" for expert, gate in found)
+    return (
+        f"an edit touches {len(found)} of {count}, those that the router chooses at its subject; "
+        f"in the example {chosen or 'none'}"
+    )
 
 
 def _example(editor: Editor, request: EditRequest) -> dict[str, str]:
@@ -82,12 +102,13 @@ def _example(editor: Editor, request: EditRequest) -> dict[str, str]:
 def _memory(editor: Editor) -> str:
     lm = editor.lm
     model = sum(p.numel() * p.element_size() for p in lm.parameters())
-    under_edit = [oriented(lm, name) for name in editor.edited_weights()]
     copies = 4 if lm.dtype.itemsize < 4 else 3  # original, before the edit, the change; master
-    edited = sum(4 * copies * weight.numel() for weight in under_edit)
-    moments = sum(8 * weight.shape[1] ** 2 for weight in under_edit) * editor.keeps_moments
+    edited = sum(4 * copies * lm.get_parameter(name).numel() for name in editor.edited_weights())
+    dense = (oriented(lm, n) for n in editor.edited_weights() if not experts_in(lm, n))
+    moments = sum(8 * weight.shape[1] ** 2 for weight in dense) * editor.keeps_moments
+    lazily = " once every expert was edited" if editor.edited.stacks else ""
     return (
-        f"model {model / GIB:.2f} GiB, copies of edited weights {edited / GIB:.2f} GiB, second "
-        f"moments {moments / GIB:.2f} GiB, hidden states of watched text at most "
+        f"model {model / GIB:.2f} GiB, copies of edited weights {edited / GIB:.2f} GiB{lazily}, "
+        f"second moments {moments / GIB:.2f} GiB, hidden states of watched text at most "
         f"{editor.watch_memory:g} GiB, and the activations of a pass"
     )

@@ -68,6 +68,19 @@ def keys_at_subjects(lm: PreTrainedModel, layer: int, spans: Sequence[Span]) -> 
     return keys_at(seen["map"][0], torch.tensor(places, device=lm.device))
 
 
+@torch.no_grad()
+def routing(
+    lm: PreTrainedModel, layer: int, tokens: Sequence[int], place: int
+) -> list[tuple[int, float]]:
+    """The experts that a layer's router chooses at a token of a text, with their gates."""
+    wanted = output_map(lm, layer)
+    with recording({"map": wanted}, stop_at=wanted) as seen:
+        run(lm.base_model, collate([tokens], lm.device))
+    routed = seen["map"][0]
+    pairs = zip(routed.chosen[place].tolist(), routed.gates[place].tolist(), strict=True)
+    return [(expert, gate) for expert, gate in pairs if gate and expert < count_experts(wanted)]
+
+
 def sink_key(
     lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, layer: int, texts: Sequence[str]
 ) -> Tensor:

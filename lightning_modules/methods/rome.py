@@ -39,6 +39,8 @@ class RankOneEditor(KeyValueEditor):
             the embedded model has one by default.
     """
 
+    edits_experts = True
+
     def __init__(self, layer: int | Auto | None = None, **options: Any) -> None:
         super().__init__(layers=single(layer), **options)
 
