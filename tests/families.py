@@ -96,12 +96,22 @@ SIZES: dict[str, Any] = {
     "pad_token": 0,
 }
 PARTED = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
-MAY_BE_NONE = {"pad_token_id", "bos_token_id", "eos_token_id", "head_dim", "num_key_value_heads"}
+MAY_BE_NONE = {
+    *("pad_token_id", "bos_token_id", "eos_token_id", "head_dim", "num_key_value_heads"),
+    "num_experts_per_tok",
+}
+LATENT = (  # attention over latent states, with as many keys as queries
+    *("axk1", "axk2", "bailing_hybrid", "deepseek_v2", "deepseek_v3", "deepseek_v32"),
+    *("dots3_note", "dots3_note_text", "glm4_moe_lite", "glm_moe_dsa", "kimi_linear"),
+)
 OF_FAMILY: dict[str, dict[str, Any]] = {
     "granite": {"residual_multiplier": 0.3, "logits_scaling": 2.0, "embedding_multiplier": 3.0},
     "gpt_neo": {"attention_types": [[["global", "local", "global"], 1]], "window_size": WINDOW},
     "minicpm3": {"num_key_value_heads": 4},
     "youtu": {"num_key_value_heads": 4},
+    **{family: {"num_key_value_heads": 4} for family in LATENT},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"]},
+    "zaya": {"num_experts_per_tok": 1},
     "qwen2_vl_text": {"rope_parameters": PARTED},
     "qwen2_5_vl_text": {"rope_parameters": PARTED},
     "glm4v_text": {"rope_parameters": PARTED},

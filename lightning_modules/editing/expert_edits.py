@@ -44,4 +44,5 @@ def by_expert(lm: PreTrainedModel, updates: Iterable[Update]) -> Iterator[Update
             continue
         blocks = update.right.unflatten(1, (experts, -1))
         for expert in blocks.ne(0).any(-1).any(0).nonzero().flatten().tolist():
-            yield Update(f"{update.weight}[{expert}]", update.left, blocks[:, expert].contiguous())
+            part = blocks[:, expert].contiguous()
+            yield Update(f"{update.weight}[{expert}]", update.left.clone(), part)

@@ -136,8 +136,8 @@ def read_config(file: Path) -> PretrainedConfig:
     require_decoder(config)
     if names_experts(config):
         raise ValueError(
-            f"{file} holds a mixture of experts ({config.model_type!r}); experts are read only from "
-            "a folder with config.json and safetensors: give that"
+            f"{file} holds a mixture of experts ({config.model_type!r}), which is read only from a "
+            "folder with config.json and safetensors: give that"
         )
     return cast(PretrainedConfig, config)
 

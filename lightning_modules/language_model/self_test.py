@@ -162,8 +162,9 @@ def _require_stacked_keys(lm: PreTrainedModel, batch: TokenBatch, layers: set[in
     with recording(maps) as seen:
         _ = maps and _whole_logits(lm, batch)
     for layer, (inputs, output) in seen.items():
-        everywhere = torch.arange(batch.tokens.numel(), device=lm.device)
-        by = difference(inputs.output(keys_at(inputs, everywhere)), output)
+        keys = keys_at(inputs, torch.arange(batch.tokens.numel(), device=lm.device))
+        real = batch.mask.flatten().bool()
+        by = difference(inputs.output(keys)[real], output.reshape(len(keys), -1)[real])
         if by > tolerance(lm.dtype):
             why = f"the experts of layer {layer} are no sum of gated maps: they differ by {by:.2g}"
             raise ValueError(_refusal(lm, why))

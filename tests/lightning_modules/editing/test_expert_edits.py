@@ -7,7 +7,6 @@ from lightning_modules.language_model.layout import oriented, output_weight_name
 from lightning_modules.methods.alpha_edit import AlphaEdit
 from lightning_modules.methods.fine_tuning import FineTuning
 from lightning_modules.methods.lora import LoRA
-from lightning_modules.methods.mend import MEND
 from lightning_modules.methods.rls_edit import RLSEdit
 from lightning_modules.methods.rome import ROME
 from lightning_modules.methods.ultra_edit import UltraEdit
@@ -70,7 +69,7 @@ def test_method_that_cannot_edit_experts_says_which_can(method):
 
 def test_estimated_moment_of_experts_is_refused_with_the_remedy():
     editor = ROME(lm="tiny", layer=1)
-    with pytest.raises(ValueError, match="--model.second_moment identity"):
+    with pytest.raises(ValueError, match=r"leave them out with --model\.second_moment identity"):
         editor.attach(tiny_model("mixtral"), tiny_tokenizer())
 
 

@@ -58,7 +58,9 @@ def test_weight_that_is_not_finite_is_named(tmp_path, poison):
 
 def test_model_that_cannot_be_edited_is_refused_before_its_weights_are_read(tmp_path):
     Llama4TextConfig().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="'llama4_text' is a mixture of experts of an unknown kind"):
+    with pytest.raises(
+        ValueError, match="'llama4_text' is a mixture of experts of an unknown kind"
+    ):
         load(str(tmp_path))
 
 
