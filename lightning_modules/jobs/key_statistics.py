@@ -13,6 +13,7 @@ from data_modules.records import WatchedText
 from ..editing.second_moments import KIND, require_tokens, save_second_moments
 from ..functional.least_squares import condition_number
 from ..functional.second_moment import SecondMoment, unpack
+from ..language_model.experts import require_linear
 from ..language_model.kernels import use_fast_kernels
 from ..language_model.keys import token_keys
 from ..language_model.layout import blocks, oriented, output_map, output_weight_name
@@ -95,6 +96,7 @@ class KeyStatistics(L.LightningModule):
         begin_at(self.lm, self.first_position)
         layers = self.layers or range(len(blocks(self.lm)))
         self.maps = {layer: output_map(self.lm, layer) for layer in layers}
+        require_linear(self.lm, self.maps)
         self.width = oriented(self.lm, output_weight_name(self.lm, min(self.maps))).shape[1]
         require_tokens(self.tokens, self.width, f"key statistics of {self.lm_name!r}")
         self.beginning = special_before(self.tokenizer)

@@ -42,6 +42,20 @@ def require_stacked_experts(lm: PreTrainedModel) -> None:
         )
 
 
+def require_linear(lm: PreTrainedModel, maps: Mapping[int, nn.Module]) -> None:
+    """Refuses output maps, by layer, that are experts: their second moments are not estimated.
+
+    Raises:
+        ValueError: if one is.
+    """
+    layers = [layer for layer, module in maps.items() if is_experts(module)]
+    if layers:
+        raise ValueError(
+            f"key statistics are not estimated for experts, which layers {layers} of "
+            f"{lm.config.model_type!r} have; edit these with --model.second_moment identity"
+        )
+
+
 class Routed(NamedTuple):
     """What the experts of a block received for n tokens.
 

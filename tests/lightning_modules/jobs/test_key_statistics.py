@@ -310,3 +310,11 @@ def test_tokens_that_the_tokenizer_puts_behind_a_text_are_no_keys(bos, tmp_path)
         assert module.beginning == [0] * bos
         moments.append(stored_moment(module, 1))
     assert torch.equal(*moments)
+
+
+def test_experts_are_refused_with_the_remedy(tmp_path):
+    job = KeyStatistics(str(save_tiny(tmp_path, "deepseek_v3")), layers=[0, 1, 2])
+    with pytest.raises(
+        ValueError, match=r"which layers \[1, 2\] of 'deepseek_v3' have; edit these"
+    ):
+        job.configure_model()
