@@ -124,6 +124,27 @@ def key_energy(
     return float(keys_at(seen["map"][0], later.flatten()).double().square().mean())
 
 
+def edited_keys(
+    lm: PreTrainedModel, layer: int, requests: Sequence[EditRequest], keys: Tensor
+) -> Tensor:
+    """Keys ``(b, f)`` of all texts; of experts, only those of the plain prompt's.
+
+    Raises:
+        FloatingPointError: if the router chooses no expert at a subject.
+    """
+    experts = count_experts(output_map(lm, layer))
+    if not experts:
+        return keys
+    each = keys.unflatten(0, (len(requests), -1))
+    for request, own in zip(requests, each, strict=True):
+        if not own[0].any():
+            raise FloatingPointError(
+                f"the router of layer {layer} chooses no expert at the subject "
+                f"{request.subject!r} of {request.text!r}; edit another layer, or leave it out"
+            )
+    return of_plain_experts(each, experts).flatten(0, 1)
+
+
 @torch.no_grad()
 def subject_states(
     lm: PreTrainedModel,

@@ -12,8 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from data_modules.records import EditRequest
 
 from ..functional.value_search import Answers, FoundValue, ValueSearchOptions, value_search
-from .experts import count_experts, of_plain_experts
-from .layout import output_map
+from .keys import edited_keys
 from .suffixes import Suffixes, record_suffixes, suffix_logits
 from .tokens import Span, collate, located_span
 
@@ -165,27 +164,6 @@ def record_requests(
     rows, columns, targets = torch.tensor(places, device=lm.device).T
     weights = 1.0 / rows.bincount()[rows] / len(contexts)
     return Recorded(len(requests), suffixes, suffixes.values, rows, columns, targets, weights)
-
-
-def edited_keys(
-    lm: PreTrainedModel, layer: int, requests: Sequence[EditRequest], keys: Tensor
-) -> Tensor:
-    """Keys ``(b, f)`` of all texts; of experts, only those of the plain prompt's.
-
-    Raises:
-        FloatingPointError: if the router chooses no expert at a subject.
-    """
-    experts = count_experts(output_map(lm, layer))
-    if not experts:
-        return keys
-    each = keys.unflatten(0, (len(requests), -1))
-    for request, own in zip(requests, each, strict=True):
-        if not own[0].any():
-            raise FloatingPointError(
-                f"the router of layer {layer} chooses no expert at the subject "
-                f"{request.subject!r} of {request.text!r}; edit another layer, or leave it out"
-            )
-    return of_plain_experts(each, experts).flatten(0, 1)
 
 
 def _target_places(span: Span, row: int) -> list[tuple[int, int, int]]:
