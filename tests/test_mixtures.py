@@ -38,6 +38,7 @@ from lightning_modules.methods.rome import (
 from lightning_modules.methods.sink_free import SinkFreeROME
 from tests.batches import NEAR, log_prob, ready
 from tests.callbacks.runs import REQUESTS, fit, options_of, watching
+from tests.lightning_modules.jobs.test_key_statistics import run as counted
 from tests.lightning_modules.language_model.test_experts import slow_key
 from tests.oracles import full_value_search
 from tests.tiny import EDITED_LAYER, MIXTURES, save_tiny, tiny_editor, tiny_model
@@ -92,13 +93,25 @@ def mean_over(states: list[tuple[Keys, Tensor]], expert: int) -> Tensor:
     return torch.stack([keys.get(expert, torch.zeros_like(like)) for keys, _ in states]).mean(0)
 
 
-def slow_rome(editor: RankOneEditor, request: EditRequest, found: FoundValue) -> Keys:
-    """Change of each expert, ``(d, f)``: ``Δ_e = r (g_e k_e)ᵀ / Σ_j g_j² k_jᵀ k_j``."""
+def moments_of(lm: PreTrainedModel) -> Tensor:
+    """A made-up second moment of each expert's keys, ``(E, f, f)``."""
+    count, _, width = experts_of(lm).shape
+    keys = torch.randn(count, 3 * width, width, generator=torch.Generator().manual_seed(0))
+    keys *= torch.logspace(-1, 0, width)
+    return keys.mT @ keys / (3 * width)
+
+
+def slow_rome(
+    editor: RankOneEditor, request: EditRequest, found: FoundValue, moments: Tensor | None = None
+) -> Keys:
+    """Change of each expert: ``Δ_e = r (C_e⁻¹ g_e k_e)ᵀ / Σ_j g_j² k_jᵀ C_j⁻¹ k_j``, ``(d, f)``."""
     states = slow_states(editor, request)
     plain, value = states[0]
     means = {expert: mean_over(states, expert) for expert in plain}
     mean_value = torch.stack([output for _, output in states]).mean(0)
     direction = plain if isinstance(editor, PromptOnlyROME) else means
+    if moments is not None:
+        direction = {e: moments[e].double().inverse() @ k.double() for e, k in direction.items()}
     consistent = isinstance(editor, ConsistentROME)
     key, present = (means, mean_value) if consistent else (plain, value)
     residual = (value + found.change - present).double()
@@ -124,6 +137,42 @@ def test_rome_changes_each_chosen_expert_as_the_slow_version(mixture, policy):
     assert touched == sorted(wanted)
     for expert, right in wanted.items():
         assert (change[expert] - right).norm() < 2e-3 * right.norm()
+
+
+@pytest.mark.parametrize("policy", [ROME, ConsistentROME])
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+def test_moment_of_each_expert_turns_its_part_of_the_direction(family, policy):
+    editor = tiny_editor(policy, tiny_model(family))
+    moments = moments_of(editor.lm)
+    editor.protect(EDITED_LAYER, moments)
+    wanted = slow_rome(editor, REQUEST, full_value_search(editor, REQUEST), moments)
+    before = experts_of(editor.lm)
+    editor.make_edit([REQUEST])
+    change = experts_of(editor.lm) - before
+    for expert, right in wanted.items():
+        assert (change[expert] - right).norm() < 2e-3 * right.norm()
+
+
+def test_expert_that_text_hardly_uses_fails_the_edit_with_a_sentence():
+    editor = tiny_editor(ROME, tiny_model("mixtral"))
+    before = experts_of(editor.lm)
+    editor.protect(EDITED_LAYER, torch.zeros(4, 48, 48))
+    editor.make_edit([REQUEST])
+    assert editor.record["status"] == "failed"
+    assert "is singular: they served too few tokens" in editor.record["reason"]
+    assert torch.equal(experts_of(editor.lm), before)
+
+
+def test_estimated_moments_are_found_and_used(tmp_path):
+    lm = str(save_tiny(tmp_path / "lm", "qwen3_moe"))
+    statistics, _ = counted(Path(lm), layers=[1])
+    editor = ROME(lm=lm, layer=1, statistics=statistics.output, contexts={6: 2})
+    editor.configure_model()
+    assert editor.needs()["second moment"].startswith("found, of layers [1]")
+    editor.prepare()
+    assert editor.factors[1].shape == (6, 16, 16)
+    editor.make_edit([REQUEST])
+    assert editor.record["status"] == "applied"
 
 
 def test_stacked_key_maps_exactly_to_its_value(mixture):

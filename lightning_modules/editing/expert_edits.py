@@ -13,7 +13,7 @@ def editable_weights(editor: Any) -> list[str]:
     """Names of the parameters that an editor may change.
 
     Raises:
-        ValueError: if some of them hold experts, which the method or its options cannot edit.
+        ValueError: if some of them hold experts, which the method cannot edit.
     """
     lm, names = editor.lm, editor.edited_weights()
     layers = sorted({layer_of(lm, name) for name in names if experts_in(lm, name)})
@@ -22,11 +22,6 @@ def editable_weights(editor: Any) -> list[str]:
         raise ValueError(
             f"{method} cannot edit experts, which layers {layers} of {family!r} have; ROME and its "
             "variants, MEMIT, EMMET and ENCORE can (docs/experts.md)"
-        )
-    if layers and editor.keeps_moments:
-        raise ValueError(
-            f"no second moments are estimated of the keys of experts, which layers {layers} of "
-            f"{family!r} have; leave them out with --model.second_moment identity"
         )
     return list(names)
 

@@ -2,7 +2,7 @@
 
 from data_modules.records import EditRequest
 
-from ..language_model.keys import routing
+from ..language_model.keys import key_widths, routing
 from ..language_model.layout import blocks, experts_in, layer_of, oriented
 from ..language_model.shortcuts import shortcuts_of
 from ..language_model.tokens import edit_span, special_before
@@ -104,8 +104,8 @@ def _memory(editor: Editor) -> str:
     model = sum(p.numel() * p.element_size() for p in lm.parameters())
     copies = 4 if lm.dtype.itemsize < 4 else 3  # original, before the edit, the change; master
     edited = sum(4 * copies * lm.get_parameter(name).numel() for name in editor.edited_weights())
-    dense = (oriented(lm, n) for n in editor.edited_weights() if not experts_in(lm, n))
-    moments = sum(8 * weight.shape[1] ** 2 for weight in dense) * editor.keeps_moments
+    widths = key_widths(lm, editor.layers_under_edit()).values() if editor.keeps_moments else ()
+    moments = sum(8 * width**2 for width in widths)
     lazily = " once every expert was edited" if editor.edited.stacks else ""
     return (
         f"model {model / GIB:.2f} GiB, copies of edited weights {edited / GIB:.2f} GiB{lazily}, "

@@ -6,7 +6,7 @@ expert, and zeros elsewhere.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -42,20 +42,6 @@ def require_stacked_experts(lm: PreTrainedModel) -> None:
         )
 
 
-def require_linear(lm: PreTrainedModel, maps: Mapping[int, nn.Module]) -> None:
-    """Refuses output maps, by layer, that are experts: their second moments are not estimated.
-
-    Raises:
-        ValueError: if one is.
-    """
-    layers = [layer for layer, module in maps.items() if is_experts(module)]
-    if layers:
-        raise ValueError(
-            f"key statistics are not estimated for experts, which layers {layers} of "
-            f"{lm.config.model_type!r} have; edit these with --model.second_moment identity"
-        )
-
-
 class Routed(NamedTuple):
     """What the experts of a block received for n tokens.
 
@@ -74,18 +60,21 @@ class Routed(NamedTuple):
     @torch.no_grad()
     def keys(self, tokens: Tensor) -> Tensor:
         """Stacked keys ``(m, E f)`` of the tokens that an index or mask selects."""
-        hidden, chosen, gates = (part[tokens] for part in self[1:])
-        count = count_experts(self.module)
-        parts: dict[int, tuple[Tensor, Tensor]] = {}
-        for expert in chosen.unique().tolist():
-            rows, slots = torch.where(chosen == expert)
-            if expert < count:  # a greater number stands for no expert
-                parts[expert] = rows, gates[rows, slots, None] * self.key(expert, hidden[rows])
         width = self.module.down_proj.shape[1 if self.module.is_transposed else 2]
-        stacked = hidden.new_zeros(len(hidden), count, width)
-        for expert, (rows, keys) in parts.items():
+        count = len(self.hidden[tokens])
+        stacked = self.hidden.new_zeros(count, count_experts(self.module), width)
+        for expert, rows, keys in self.each(tokens):
             stacked[rows, expert] = keys.to(stacked)
         return stacked.flatten(1)
+
+    @torch.no_grad()
+    def each(self, tokens: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Each chosen expert, rows ``(r,)`` of its tokens, and keys times gates ``(r, f)``."""
+        hidden, chosen, gates = (part[tokens] for part in self[1:])
+        for expert in chosen.unique().tolist():
+            rows, slots = torch.where(chosen == expert)
+            if expert < count_experts(self.module):  # a greater number stands for no expert
+                yield expert, rows, gates[rows, slots, None] * self.key(expert, hidden[rows])
 
     def key(self, expert: int, hidden: Tensor) -> Tensor:
         """One expert's key: what its output map receives, ``(m, f)``."""

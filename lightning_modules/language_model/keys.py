@@ -1,6 +1,6 @@
 """Keys of a layer and states of a later one at the subject's last token, in the current model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,11 +9,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from data_modules.records import EditRequest
 
-from .experts import count_experts, keys_at, of_plain_experts
+from .experts import Routed, count_experts, keys_at, of_plain_experts
 from .hooks import first
-from .layout import blocks, output_map
+from .layout import blocks, experts_in, oriented, output_map, output_weight_name
 from .passes import recording, run
 from .tokens import Span, collate, encode, first_token, located_span, special_before
+
+Place = int | str  # a layer, or one of its experts: LAYER.expert.NUMBER
 
 
 class SubjectStates(NamedTuple):
@@ -92,8 +94,10 @@ def sink_key(
 @torch.no_grad()
 def token_keys(
     lm: PreTrainedModel, maps: Mapping[int, nn.Module], rows: Sequence[Sequence[int]]
-) -> dict[int, Tensor]:
+) -> dict[Place, Tensor]:
     """Keys of all tokens of texts, ``(n, f)`` by layer, without padding.
+
+    Of experts, the keys of each, times their gates, at the tokens that it serves.
 
     Args:
         lm: the model, which runs up to the deepest layer.
@@ -104,7 +108,25 @@ def token_keys(
     with recording(maps, stop_at=maps[max(maps)]) as seen:
         run(lm, batch)
     real = batch.mask.flatten().bool()
-    return {layer: keys_at(inputs, real) for layer, (inputs, _) in seen.items()}
+    found: dict[Place, Tensor] = {}
+    for layer, (inputs, _) in seen.items():
+        if isinstance(inputs, Routed):
+            found |= {f"{layer}.expert.{e}": keys for e, _, keys in inputs.each(real)}
+        else:
+            found[layer] = keys_at(inputs, real)
+    return found
+
+
+def key_widths(lm: PreTrainedModel, layers: Iterable[int]) -> dict[Place, int]:
+    """Width f of the keys of layers, and of each expert of those that have some."""
+    widths: dict[Place, int] = {}
+    for layer in layers:
+        name = output_weight_name(lm, layer)
+        count = experts_in(lm, name)
+        each: list[Place] = [f"{layer}.expert.{expert}" for expert in range(count)]
+        width = oriented(lm, f"{name}[0]" if count else name).shape[1]
+        widths |= dict.fromkeys(each or [layer], width)
+    return widths
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ from lightning_modules.methods.alpha_edit import AlphaEdit
 from lightning_modules.methods.fine_tuning import FineTuning
 from lightning_modules.methods.lora import LoRA
 from lightning_modules.methods.rls_edit import RLSEdit
-from lightning_modules.methods.rome import ROME
 from lightning_modules.methods.ultra_edit import UltraEdit
 from tests.tiny import EDITED_LAYER, tiny_model, tiny_tokenizer
 
@@ -65,12 +64,6 @@ def test_method_that_cannot_edit_experts_says_which_can(method):
         ValueError, match=rf"{method.__name__} cannot edit experts, which layers \[1\]"
     ):
         editor.attach(tiny_model("deepseek_v3"), tiny_tokenizer())
-
-
-def test_estimated_moment_of_experts_is_refused_with_the_remedy():
-    editor = ROME(lm="tiny", layer=1)
-    with pytest.raises(ValueError, match=r"leave them out with --model\.second_moment identity"):
-        editor.attach(tiny_model("mixtral"), tiny_tokenizer())
 
 
 def test_dense_layer_of_a_mixture_is_edited_as_any_other():
