@@ -75,7 +75,7 @@ class RankOneEditor(KeyValueEditor):
             FloatingPointError: if its key is zero: other experts serve the subject in the contexts.
         """
         chosen = self.choose_keys(located.keys, located.values)
-        if not (chosen.direction.any() and chosen.key.any()):
+        if not chosen.key.any():
             raise FloatingPointError(
                 "the mean key is zero: in no context does the router send the subject to an expert "
                 "of the plain prompt; edit with ROME or PromptOnlyROME, or in another layer"
