@@ -1,6 +1,10 @@
-"""Table of docs/families.md, by editing a tiny model of each family: python -m docs.families."""
+"""Table of docs/families.md, by editing a tiny model of each family: python -m docs.families.
+
+With names of families, only their rows are made again: python -m docs.families qwen3_moe mixtral.
+"""
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -45,12 +49,40 @@ def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def main() -> None:
-    """Writes the table between the page's marks."""
+def known(page: str) -> dict[str, Verdict]:
+    """The verdicts that a page holds, by family."""
+    found = {}
+    for line in page.splitlines():
+        cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if len(cells) not in (2, len(EDITED)) or cells[0] in ("family", "---"):
+            continue
+        family, *rest = cells
+        found[family] = (
+            Verdict(family, reason=rest[0])
+            if len(rest) == 1
+            else Verdict(family, rest[0].strip("`"), *rest[1:])
+        )
+    return found
+
+
+def main(named: Sequence[str] = ()) -> None:
+    """Writes the table between the page's marks.
+
+    Args:
+        named: families whose rows are made again; all if empty.
+
+    Raises:
+        ValueError: if a family is unknown.
+    """
+    families = sorted({*ALL, *WRAPPERS})
+    if unknown := set(named) - set(families):
+        raise ValueError(f"transformers knows no family {', '.join(sorted(unknown))}")
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     before, behind = around(PAGE, BEGIN, END)
-    found = list(verdicts(sorted({*ALL, *WRAPPERS})))
+    rows = known(PAGE.read_text("utf-8")) if named else {}
+    rows |= {row.family: row for row in verdicts(named or families)}
+    found = [rows[family] for family in families]
     edited = sum(not row.reason for row in found)
     text = f"{edited} of {len(found)} families can be edited.\n\n{table(found)}"
     PAGE.write_text(f"{before}\n{text}\n{behind}", "utf-8")
@@ -60,4 +92,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -22,7 +22,7 @@ from tqdm.std import TqdmDefaultWriteLock
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from command_line.smollm2 import FOLDER, fetch
-from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
+from tests.tiny import FAMILIES, MIXTURES, tiny_model, tiny_tokenizer
 
 gc.freeze()
 gc.enable()
@@ -61,6 +61,12 @@ def family(request: pytest.FixtureRequest) -> str:
 def tiny_lm(family: str) -> PreTrainedModel:
     """A random model of each family; tests that edit it put its weights back."""
     return tiny_model(family)
+
+
+@pytest.fixture(scope="session", params=MIXTURES)
+def mixture(request: pytest.FixtureRequest) -> PreTrainedModel:
+    """A random mixture of experts of each kind; tests that edit it put its weights back."""
+    return tiny_model(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -15,14 +15,17 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from lightning_modules.editing.edited_weights import Update
+from lightning_modules.editing.expert_edits import by_expert
+from lightning_modules.language_model.experts import EXPERTS, is_experts, keys_at
 from lightning_modules.language_model.hooks import moving
-from lightning_modules.language_model.inspection import EXPERTS, Layout
+from lightning_modules.language_model.inspection import Layout
 from lightning_modules.language_model.layout import (
     layout_of,
     oriented,
     output_map,
     output_weight_name,
-    require_dense_decoder,
+    require_decoder,
 )
 from lightning_modules.language_model.lower_states import LowerStates
 from lightning_modules.language_model.passes import recording
@@ -83,16 +86,32 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("mamba_n_heads",), 8),
     "sliding_window": WINDOW,
     "query_pre_attn_scalar": 8,
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 8),
+    **dict.fromkeys(("moe_intermediate_size", "expert_ffn_hidden_size"), 16),
+    **dict.fromkeys(("moe_num_experts",), 8),
+    **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_k"), 2),
+    **dict.fromkeys(("n_group", "topk_group", "first_k_dense_replace"), 1),
+    **dict.fromkeys(("shared_expert_intermediate_size", "moe_shared_expert_intermediate_size"), 16),
     "num_kv_shared_layers": 0,
     "pad_token": 0,
 }
 PARTED = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
-MAY_BE_NONE = {"pad_token_id", "bos_token_id", "eos_token_id", "head_dim", "num_key_value_heads"}
+MAY_BE_NONE = {
+    *("pad_token_id", "bos_token_id", "eos_token_id", "head_dim", "num_key_value_heads"),
+    "num_experts_per_tok",
+}
+LATENT = (  # attention over latent states, with as many keys as queries
+    *("axk1", "axk2", "bailing_hybrid", "deepseek_v2", "deepseek_v3", "deepseek_v32"),
+    *("dots3_note", "dots3_note_text", "glm4_moe_lite", "glm_moe_dsa", "kimi_linear"),
+)
 OF_FAMILY: dict[str, dict[str, Any]] = {
     "granite": {"residual_multiplier": 0.3, "logits_scaling": 2.0, "embedding_multiplier": 3.0},
     "gpt_neo": {"attention_types": [[["global", "local", "global"], 1]], "window_size": WINDOW},
     "minicpm3": {"num_key_value_heads": 4},
     "youtu": {"num_key_value_heads": 4},
+    **{family: {"num_key_value_heads": 4} for family in LATENT},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"]},
+    "zaya": {"num_experts_per_tok": 1},
     "qwen2_vl_text": {"rope_parameters": PARTED},
     "qwen2_5_vl_text": {"rope_parameters": PARTED},
     "glm4v_text": {"rope_parameters": PARTED},
@@ -168,7 +187,7 @@ def verdict(family: str) -> Verdict:
         AssertionError: if the family is accepted and comes out wrong.
     """
     try:
-        require_dense_decoder(_usual_config(family))
+        require_decoder(_usual_config(family))
         lm = _tiny_or_unbuilt(family)
         self_test(lm, [EDITED_LAYER])
         _require_numbers(lm)
@@ -180,7 +199,7 @@ def verdict(family: str) -> Verdict:
     layout, shortcuts = layout_of(lm), shortcuts_of(lm)
     return Verdict(
         family,
-        f"{layout.blocks}.*.{layout.output}",
+        f"{layout.blocks}.*.{layout.experts or layout.output}",
         _way(layout),
         "whole passes"
         if not shortcuts.suffix
@@ -202,9 +221,10 @@ def _usual_config(family: str) -> PretrainedConfig:
 
 def _tiny_or_unbuilt(family: str) -> PreTrainedModel:
     with suppress(Exception), torch.device("meta"):  # large where experts are not shrunk
-        names = [name for name, _ in _model(family).named_modules()]
-        if any(map(EXPERTS.search, names)):
-            return _model(family)  # inspection refuses it before it computes
+        lm = _model(family)
+        experts = any(EXPERTS.search(name) for name, _ in lm.named_modules())
+        if experts and not any(map(is_experts, lm.modules())):
+            return lm  # inspection refuses it before it computes
     try:
         return tiny_of(family)
     except Exception as error:  # of many kinds
@@ -237,23 +257,25 @@ def require_key_maps_to_its_value(lm: PreTrainedModel) -> None:
     text, subject = TEXTS[1], SUBJECTS[1]
     module = output_map(lm, EDITED_LAYER)
 
-    def seen() -> tuple[Tensor, Tensor]:
+    def seen() -> tuple[Tensor, Tensor, Tensor]:
         with recording({"map": module}) as found:
             logits = lm(torch.tensor([text]), use_cache=False).logits
-        key, value = (part.reshape(len(text), -1)[subject] for part in found["map"])
-        return torch.cat([key, value]), logits
+        key = keys_at(found["map"][0], torch.tensor([subject]))[0]
+        return key, found["map"][1].reshape(len(text), -1)[subject], logits
 
-    before, logits = seen()
-    weight = oriented(lm, output_weight_name(lm, EDITED_LAYER))
-    out, width = weight.shape
-    key, residual = before[:width].clone(), torch.linspace(-1, 1, out)
+    key, value, logits = seen()
+    residual = torch.linspace(-1, 1, len(value))
     if not key.any():
         raise UnbuiltError("not tested: the keys of a small random model are zero")
     right = key.double() / key.double().square().sum()  # keys may be tiny
-    weight += torch.outer(residual.double(), right)
-    after, edited = seen()
-    weight -= torch.outer(residual.double(), right)
-    near(after, torch.cat([key, before[width:] + residual]), "the value of the edited key")
+    whole = Update(output_weight_name(lm, EDITED_LAYER), residual.double()[:, None], right[None])
+    for update in by_expert(lm, [whole]):
+        oriented(lm, update.weight).add_(update.dense())
+    after, moved, edited = seen()
+    for update in by_expert(lm, [whole]):
+        oriented(lm, update.weight).sub_(update.dense())
+    wanted = torch.cat([key, value + residual])
+    near(torch.cat([after, moved]), wanted, "the value of the edited key")
     assert difference(edited[0, subject:], logits[0, subject:]) > 1e-3
 
 
@@ -284,7 +306,7 @@ def require_watching_equals_whole_passes(lm: PreTrainedModel) -> None:
     """Scores of texts that come again after an edit."""
     spans, lower = [Span(text, 1) for text in TEXTS], LowerStates(EDITED_LAYER, 1e9)
     near(score(lm, spans, lower=lower).log_prob, _scores(lm), "the score of a text")
-    weight = oriented(lm, output_weight_name(lm, EDITED_LAYER))
+    weight = lm.get_parameter(output_weight_name(lm, EDITED_LAYER))
     original = weight.clone()
     weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
     again, right = score(lm, spans, lower=lower).log_prob, _scores(lm)

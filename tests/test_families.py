@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data_modules.records import EditRequest
-from docs.families import table
+from docs.families import known, main, table
 from lightning_modules.editing.model_card import model_card
 from lightning_modules.language_model.tokens import target_span
 from lightning_modules.methods.memit import MEMIT
@@ -25,6 +25,8 @@ FAST = {
     "gpt_bigcode": "from the subject on",  # one head of keys
     "doge": "from the subject on",  # dense, with a number of experts in its config
     "llava": "from the subject on",
+    "qwen2_moe": "from the subject on",  # experts, and a gated shared one
+    "flex_olmo": "from the subject on",  # experts, and a norm behind them
     "openai-gpt": "whole passes",
     "qwen3_5_text": "whole passes",  # recurrent layers among the others
     "gemma4_text": "whole passes",  # a value reaches the stream in no closed form
@@ -34,7 +36,7 @@ REFUSED = {
     "paligemma": "later tokens change the logits before them, by 1",
     "mamba": "no linear map outside of attention",
     "hrm_text": "no list of blocks runs once each",
-    "mixtral": "mixture of experts",
+    "llama4_text": "mixture of experts of an unknown kind",
     "bart": "encoder-decoder",
 }
 REQUEST = EditRequest(8, "The mother tongue of {} is", "Danielle Vinson", "Latin music")
@@ -103,3 +105,16 @@ def test_table_has_a_row_per_family():
         "| granite | `a.*.b` | added, times 0.3 | from the subject on | all layers |"
     )
     assert lines[-1] == "| x | 'x' is a mixture of experts: \\| |"
+
+
+def test_rows_of_a_page_are_the_verdicts_that_it_was_made_of():
+    found = [
+        Verdict("granite", "a.*.b", "added, times 0.3", "from the subject on", "all layers"),
+        Verdict("x", reason="'x' is a mixture of experts: |"),
+    ]
+    assert known(f"# Page\n\n{table(found)}\n") == {row.family: row for row in found}
+
+
+def test_row_of_an_unknown_family_cannot_be_made():
+    with pytest.raises(ValueError, match="transformers knows no family lamma"):
+        main(["lamma"])

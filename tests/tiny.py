@@ -85,6 +85,21 @@ SIZES = {
     "phi3": _GROUPED | {"sliding_window": WINDOW},
 }
 FAMILIES = tuple(SIZES)
+_EXPERTS = _GROUPED | {"num_experts_per_tok": 2}
+MIXTURES = {  # of experts
+    "qwen3_moe": _EXPERTS | {"head_dim": 8, "num_experts": 6, "moe_intermediate_size": 16},
+    "mixtral": _EXPERTS | {"num_local_experts": 4},
+    "gpt_oss": _EXPERTS | {"head_dim": 8, "num_local_experts": 4},
+    "olmoe": _EXPERTS | {"num_experts": 6},
+    "deepseek_v3": _EXPERTS
+    | {
+        **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
+        **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim"), 4),
+        **dict.fromkeys(("n_routed_experts", "num_local_experts", "v_head_dim"), 8),
+        **{"n_group": 2, "topk_group": 1, "first_k_dense_replace": 1},
+        **{"moe_intermediate_size": 16, "num_key_value_heads": 4},
+    },
+}
 
 
 def tiny_tokenizer(bos: bool = False, eos: bool = False) -> PreTrainedTokenizerFast:
@@ -179,7 +194,7 @@ def tiny_config(family: str, **changes: object) -> PretrainedConfig:
         "bos_token_id": 0,
         "eos_token_id": 0,
     }
-    return AutoConfig.for_model(family, **(sizes | SIZES[family] | changes))
+    return AutoConfig.for_model(family, **(sizes | (SIZES | MIXTURES)[family] | changes))
 
 
 @torch.no_grad()

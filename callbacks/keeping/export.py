@@ -29,7 +29,7 @@ CARD = """# A change of a language model
 Of `{lm}` (fingerprint {fingerprint}), by {method}: {count} edited requests, cases {cases}.
 
 `change.safetensors` holds the change to add to each weight, as transformers stores it:
-`NAME.left` and `NAME.right`, whose product it is, or `NAME.change`.
+`NAME.left` and `NAME.right`, whose product it is, or `NAME.change`. `NAME[e]` is expert e's slice.
 
 ```python
 from safetensors.torch import load_file
@@ -38,7 +38,9 @@ change = load_file("change.safetensors")
 for name in {{part.rpartition(".")[0] for part in change}}:
     whole = change.get(f"{{name}}.change")
     added = change[f"{{name}}.left"] @ change[f"{{name}}.right"] if whole is None else whole
-    lm.get_parameter(name).data += added
+    parameter, _, expert = name.removesuffix("]").partition("[")
+    whole = lm.get_parameter(parameter).data
+    (whole[int(expert)] if expert else whole).add_(added)
 ```
 """
 Pair = tuple[Tensor, Tensor]
@@ -156,6 +158,19 @@ class SaveLoRA(L.Callback):
 
     def __init__(self, folder: str = "lora") -> None:
         self.folder = folder
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Editor) -> None:
+        """Refuses edits of experts.
+
+        Raises:
+            ValueError: if some of the edited weights are experts.
+        """
+        if pl_module.edited.stacks:
+            raise ValueError(
+                "no LoRA adapter can hold the change of single experts, as of "
+                f"{min(pl_module.edited.stacks)}; export with "
+                "callbacks.keeping.export.SaveChange instead"
+            )
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: Editor) -> None:
         """Writes ``adapter_config.json`` and ``adapter_model.safetensors``.

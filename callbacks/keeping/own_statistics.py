@@ -17,7 +17,7 @@ from lightning_modules.editing.second_moments import (
     save_second_moments,
 )
 from lightning_modules.functional.second_moment import SecondMoment, pack
-from lightning_modules.language_model.keys import token_keys
+from lightning_modules.language_model.keys import key_widths, token_keys
 from lightning_modules.language_model.layout import output_map
 from lightning_modules.language_model.loading import artefact_file
 from lightning_modules.language_model.rope import rope_boundary
@@ -79,16 +79,17 @@ class OwnStatistics(L.Callback):
             unit=" tokens",
             disable=trainer.progress_bar_callback is None,
         )
-        sums: dict[int, SecondMoment] = {}
+        widths = key_widths(editor.lm, editor.layers)
+        require_tokens(tokens, max(widths.values()), f"the text for {editor.lm_name!r}")
+        sums = {at: SecondMoment(width, editor.device) for at, width in widths.items()}
         lengths = list(map(len, rows))
         for numbers in batches_by_length(lengths, self.batch_tokens, rope_boundary(editor.lm)):
             batch = [rows[number] for number in numbers]
-            for layer, keys in token_keys(editor.lm, maps, batch).items():
-                require_tokens(tokens, keys.shape[1], f"the text for {editor.lm_name!r}")
-                sums.setdefault(layer, SecondMoment(keys.shape[1], keys.device)).add(keys)
+            for place, keys in token_keys(editor.lm, maps, batch).items():
+                sums[place].add(keys)
             bar.update(sum(map(len, batch)))
         bar.close()
-        moments = {layer: pack(running.total() / tokens).cpu() for layer, running in sums.items()}
+        moments = {at: pack(running.total() / tokens).cpu() for at, running in sums.items()}
         about = {"tokens": tokens, "window": self.window, "dtype": editor.dtype_name}
         file.parent.mkdir(parents=True, exist_ok=True)
         facts = dict.fromkeys(moments, about)

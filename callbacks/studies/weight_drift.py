@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_modules.editing.edited_weights import Update
 from lightning_modules.editing.editor import Editor
 from lightning_modules.editing.ledger import FOLDER, read_ledger, standing
-from lightning_modules.language_model.layout import layer_of, oriented
+from lightning_modules.language_model.layout import layer_of, oriented, parameter_of
 
 from ..keeping.edit_ledger import EditLedger
 from ..keeping.run_folder import folder_of, read_journal
@@ -110,7 +110,7 @@ def ledger_changes(folder: Path, editor: Editor, edits: set[int]) -> dict[int, l
     for edit in edits & {entry.edit for entry in entries}:
         held = standing([entry for entry in entries if entry.edit <= edit])
         updates = [update for entry in held for update in entry.updates()]
-        found[edit] = [summed(editor, name, updates) for name in editor.edited_weights()]
+        found[edit] = [summed(editor, name, updates) for name in editor.original]
     if edits - set(found):
         rank_zero_warn(
             f"drift.png lacks the edits {sorted(edits - set(found))}, which the ledger does not "
@@ -155,8 +155,10 @@ def caption(record: dict[str, Any]) -> str:
 
 
 def labels_of(editor: Editor) -> list[str]:
-    """Short labels of the edited weights, by layer and map."""
-    return [f"{layer_of(editor.lm, n)}_{n.split('.')[-2]}" for n in editor.edited_weights()]
+    """Short labels of the edited weights, by layer and map, and by expert."""
+    experts = [name[len(parameter_of(name)) :].strip("[]") for name in editor.original]
+    maps = [f"{layer_of(editor.lm, n)}_{n.split('.')[-2]}" for n in editor.original]
+    return [name + expert for name, expert in zip(maps, experts, strict=True)]
 
 
 def summed(editor: Editor, weight: str, updates: list[Update]) -> Tensor:
@@ -171,6 +173,8 @@ def summed(editor: Editor, weight: str, updates: list[Update]) -> Tensor:
 @torch.no_grad()
 def drift(editor: Editor) -> dict[str, Any]:
     """Measures of the change of all edited weights, for the journal."""
+    if not editor.original:  # experts, none of which was edited yet
+        return {}
     norms = [float(original.double().norm()) for original in editor.original.values()]
     masters = [editor.edited.master(name) for name in editor.original]
     each = list(map(figures_of, masters, changes_of(editor), norms))

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from data_modules.records import EditRequest
 from lightning_modules.editing.editor import Editor
+from lightning_modules.editing.expert_edits import editable_weights
 from lightning_modules.editing.replicas import gathered
 
 from ..keeping.edit_ledger import EditLedger
@@ -94,8 +95,7 @@ class CollapseGuard(L.Callback):
         """
         if self.retry is not None:
             self.retry.borrow(pl_module)
-            foreign = set(self.retry.edited_weights()) - set(pl_module.edited_weights())
-            if foreign:
+            if foreign := {*editable_weights(self.retry)} - {*pl_module.edited_weights()}:
                 raise ValueError(
                     f"{type(self.retry).__name__}, to retry, edits {sorted(foreign)} which "
                     f"{type(pl_module).__name__} does not; give both the same layers"

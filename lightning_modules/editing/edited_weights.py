@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..language_model.layout import oriented
+from ..language_model.layout import experts_in, oriented, parameter_of, weight_of
 from ..language_model.streamed import keep_loaded
 
 
@@ -16,7 +16,8 @@ class Update(NamedTuple):
     """A change of one weight, seen as ``(out, in)``: ``left @ right``.
 
     Attributes:
-        weight: the parameter's full name.
+        weight: the parameter's full name; ``NAME[e]`` is the slice of expert e. A method may name a
+            parameter of E experts, whose ``in`` is then that of their stacked keys, ``E f``.
         left: ``(out, r)``; or the whole change ``(out, in)`` if ``right`` is None, ``(out,)`` of a
             vector such as a bias.
         right: ``(r, in)``.
@@ -45,7 +46,8 @@ class EditedWeights:
     """The parameters under edit; those of a half-precision model have float32 masters.
 
     Changes accumulate in the master, and the model holds it rounded to its own precision. So edits
-    that are too small for that precision are not lost.
+    that are too small for that precision are not lost. Of a parameter that holds many experts, only
+    the slices that were edited are kept.
 
     Args:
         lm: the model, unedited.
@@ -55,12 +57,35 @@ class EditedWeights:
     def __init__(self, lm: PreTrainedModel, names: Sequence[str]) -> None:
         keep_loaded(lm, names)
         self.lm = lm
-        self.original = {name: lm.get_parameter(name).detach().float().clone() for name in names}
+        self.names = {parameter_of(name) for name in names}
+        self.stacks = {name for name in self.names if experts_in(lm, name)}
+        self.original: dict[str, Tensor] = {}
         self._masters: dict[str, Tensor] = {}
+        for name in names:
+            if name not in self.stacks:
+                self.keep(name)
+
+    def keep(self, name: str) -> None:
+        """Stores the original of a weight, before its first change.
+
+        Raises:
+            ValueError: if it is none of those that may change.
+        """
+        if name in self.original:
+            return
+        if parameter_of(name) not in self.names:
+            raise ValueError(f"{name} may not change, only {', '.join(sorted(self.names))}")
+        self.original[name] = weight_of(self.lm, name).detach().float().clone()
+
+    def pair(self, name: str) -> tuple[Tensor, Tensor]:
+        """A weight now and before any edit, ``(out, in)`` each."""
+        self.keep(name)
+        now, original = self.master(name), self.original[name]
+        return oriented(self.lm, name, now), oriented(self.lm, name, original)
 
     def master(self, name: str) -> Tensor:
         """The float32 values of a weight; the parameter itself if that is float32."""
-        weight = self.lm.get_parameter(name)
+        weight = weight_of(self.lm, name)
         if weight.dtype == torch.float32:
             return weight
         if name not in self._masters:
@@ -75,7 +100,8 @@ class EditedWeights:
             FloatingPointError: if the update is not finite, or the weight would not be so in the
                 model's precision; the weight stays as it was.
         """
-        change, weight = update.dense(), self.lm.get_parameter(update.weight)
+        self.keep(update.weight)
+        change, weight = update.dense(), weight_of(self.lm, update.weight)
         master = self.master(update.weight)
         view = oriented(self.lm, update.weight, master)
         changed = view + change.to(view)
@@ -101,7 +127,7 @@ class EditedWeights:
         """Overwrites weights and their masters, by name."""
         for name, value in weights.items():
             self.master(name).copy_(value)
-            self.lm.get_parameter(name).copy_(value)
+            weight_of(self.lm, name).copy_(value)
 
     def load(self, weights: dict[str, Tensor]) -> None:
         """Takes the weights of a checkpoint.
@@ -109,13 +135,16 @@ class EditedWeights:
         Raises:
             ValueError: if they are not those under edit.
         """
-        if weights.keys() != self.original.keys():
+        whole = {name for name in weights if parameter_of(name) not in self.stacks}
+        if whole != self.names - self.stacks:
             raise ValueError(
                 f"the checkpoint holds the edited weights {', '.join(sorted(weights))}, but this "
-                f"method edits {', '.join(sorted(self.original))}; name the method and the layers "
+                f"method edits {', '.join(sorted(self.names))}; name the method and the layers "
                 "that the run was made with"
             )
-        self.assign(weights)
+        for name in weights:
+            self.keep(name)
+        self.assign(self.original | weights)
 
     @contextmanager
     def unedited(self) -> Iterator[None]:
@@ -132,6 +161,6 @@ class EditedWeights:
         """Frobenius norm of the change since a snapshot, over all weights."""
         changes = [
             (self.master(name) - old).double().square().sum().to(self.lm.device)
-            for name, old in weights.items()
+            for name, old in (self.original | weights).items()
         ]
-        return float(torch.stack(changes).sum().sqrt())
+        return float(torch.stack(changes).sum().sqrt()) if changes else 0.0

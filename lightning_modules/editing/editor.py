@@ -11,11 +11,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from data_modules.records import EditRequest, WatchedText
 
-from ..language_model.layout import layer_of, oriented
+from ..language_model.layout import layer_of
 from ..language_model.quantized import Bits, quantize_rest
 from ..language_model.scoring import Scores
 from ..language_model.split import give
 from .edited_weights import EditedWeights, State, Update
+from .expert_edits import by_expert, editable_weights
 from .layer_choice import require_given_layers
 from .replicas import Place, Replicas
 from .sweep import Made, Sweep
@@ -37,7 +38,7 @@ class Editor(WatchedModel):
     """
 
     remedy = ""
-    keeps_moments = False
+    keeps_moments = edits_experts = False
 
     def __init__(
         self,
@@ -79,9 +80,10 @@ class Editor(WatchedModel):
         """Takes the model to edit, and stores the original of every edited weight."""
         require_given_layers(self, lm)
         super().attach(lm, tokenizer)
+        names = editable_weights(self)
         if self.quantized is not None:
-            quantize_rest(lm, self.quantized, self.edited_weights())
-        self.edited = EditedWeights(lm, self.edited_weights())
+            quantize_rest(lm, self.quantized, names)
+        self.edited = EditedWeights(lm, names)
         self.begin()
 
     def borrow(self, owner: "Editor") -> None:
@@ -137,7 +139,7 @@ class Editor(WatchedModel):
         self.record.pop("reason", None)
         self.record |= {"status": "applied", "method": type(self).__name__}
         try:
-            for update in self.edit([self.as_edited(request) for request in requests]):
+            for update in by_expert(self.lm, self.edit(list(map(self.as_edited, requests)))):
                 self.apply_update(update)
         except FloatingPointError as error:
             self.undo()
@@ -194,16 +196,14 @@ class Editor(WatchedModel):
             FloatingPointError: if the update is not finite.
         """
         if self.transform is not None:
-            name = update.weight
-            pair = self.edited.master(name), self.original[name]
-            now, original = (oriented(self.lm, name, part).to(self.device) for part in pair)
+            now, original = (part.to(self.device) for part in self.edited.pair(update.weight))
             update = self.transform(update, now, original, self.history)
         self.edited.apply(update)
         self.applied.append(update)
 
     def undo(self) -> None:
         """Takes the last edit back: weights, history, and the list of edited requests."""
-        self.edited.assign(self.before.weights)
+        self.edited.assign(self.original | self.before.weights)
         self.history, self.applied = dict(self.before.history), []
         self.edited_requests = list(self.before.edited_requests)
 

@@ -5,7 +5,8 @@ from typing import cast
 from data_modules.records import EditRequest
 
 from ..language_model.device_map import DeviceMap, bytes_by_device, in_words
-from ..language_model.layout import blocks, oriented
+from ..language_model.keys import key_widths, routing
+from ..language_model.layout import blocks, experts_in, layer_of, oriented
 from ..language_model.quantized import bytes_of
 from ..language_model.shortcuts import shortcuts_of
 from ..language_model.split import is_split
@@ -26,6 +27,11 @@ def model_card(editor: Editor, request: EditRequest) -> dict[str, str]:
         f"edits {number}": _weight(editor, name)
         for number, name in enumerate(editor.edited_weights(), 1)
     }
+    touched = {
+        f"experts {number}": _experts(editor, name, request)
+        for number, name in enumerate(editor.edited_weights(), 1)
+        if experts_in(editor.lm, name)
+    }
     return {
         "method": type(editor).__name__,
         "model": _model(editor),
@@ -33,6 +39,7 @@ def model_card(editor: Editor, request: EditRequest) -> dict[str, str]:
         **_quantized(editor),
         "tokenizer": _tokenizer(editor),
         **weights,
+        **touched,
         "passes": shortcuts_of(editor.lm).in_words,
         **_example(editor, request),
         **editor.needs(),
@@ -77,9 +84,22 @@ def _tokenizer(editor: Editor) -> str:
 
 
 def _weight(editor: Editor, name: str) -> str:
-    out, width = oriented(editor.lm, name).shape
+    each = "[0]" if experts_in(editor.lm, name) else ""
+    out, width = oriented(editor.lm, name + each).shape
     stored = tuple(editor.lm.get_parameter(name).shape)
     return f"{name}: {width} in, {out} out, stored as {stored}"
+
+
+def _experts(editor: Editor, name: str, request: EditRequest) -> str:
+    """How many experts an edit touches, and which in the example."""
+    count = experts_in(editor.lm, name)
+    span = edit_span(editor.tokenizer, editor.as_edited(request))
+    found = routing(editor.lm, layer_of(editor.lm, name), span.tokens[: span.start], span.subject)
+    chosen = ", ".join(f"{expert} (gate {gate:.2f})" for expert, gate in found)
+    return (
+        f"an edit touches {len(found)} of {count}, those that the router chooses at its subject; "
+        f"in the example {chosen or 'none'}"
+    )
 
 
 def _example(editor: Editor, request: EditRequest) -> dict[str, str]:
@@ -99,11 +119,13 @@ def _example(editor: Editor, request: EditRequest) -> dict[str, str]:
 def _memory(editor: Editor) -> str:
     lm = editor.lm
     model = sum(part.nbytes for part in (*lm.parameters(), *lm.buffers()))
-    moments = sum(8 * oriented(lm, name).shape[1] ** 2 for name in editor.edited_weights())
+    widths = key_widths(lm, editor.layers_under_edit()).values() if editor.keeps_moments else ()
+    moments = sum(8 * width**2 for width in widths)
+    lazily = " once every expert was edited" if editor.edited.stacks else ""
     return (
         f"model {model / GIB:.2f} GiB, copies of edited weights "
-        f"{sum(_copies(editor).values()) / GIB:.2f} GiB, second moments "
-        f"{moments * editor.keeps_moments / GIB:.2f} GiB, hidden states of watched text at most "
+        f"{sum(_copies(editor).values()) / GIB:.2f} GiB{lazily}, second moments "
+        f"{moments / GIB:.2f} GiB, hidden states of watched text at most "
         f"{editor.watch_memory:g} GiB, and the activations of a pass"
     )
 

@@ -192,6 +192,16 @@ GROUPS = (
               "Loss of the targets, as last computed.", "GradientEditor"),
         Field("steps", int, "from 0", "Gradient steps taken.", "FineTuning"),
     )),
+    Group("Experts", "edit", (
+        Field("edited_experts", int, "from 1",
+              "Number of experts that the edit changed, over all edited layers.", "RoutingShift"),
+        Field("edited_experts_load", NUMBER, SHARE,
+              "Share of the watched tokens, in an edited layer, that a changed expert serves.",
+              "RoutingShift"),
+        Field("routing_shift", NUMBER, SHARE,
+              "Share of the routers' choices on the watched text, in layers above the lowest "
+              "edited one, that the unedited model does not make.", "RoutingShift"),
+    )),
     Group("Cost", "cost", (
         Field("seconds_edit", NUMBER, "seconds",
               "Time of the edit; in a sweep its share of the edits made together.", "Editor"),

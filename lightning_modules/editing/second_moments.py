@@ -1,6 +1,7 @@
 """The file of a model's second moments: its place, its metadata, and when it is refused.
 
-One entry per layer: the packed moment, and in the metadata, as JSON, how it was estimated.
+One entry per layer, or per expert of a layer: the packed moment, and in the metadata, as JSON, how
+it was estimated.
 """
 
 import hashlib
@@ -9,18 +10,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..functional.second_moment import unpack
+from ..language_model.keys import Place
 from ..language_model.loading import artefact_file
 
 KIND = "key_statistics"
 
 
 def load_second_moment(path: str | None, lm_name: str, model: str, layer: int) -> Tensor:
-    """The mean of ``k kᵀ`` over the corpus, ``(f, f)``, float32.
+    """The mean of ``k kᵀ`` over the corpus, ``(f, f)``, float32; ``(E, f, f)`` of E experts.
+
+    An expert's keys are times their gates, and 0 at tokens that it does not serve.
 
     Args:
         path: the file, if the user named one.
@@ -46,14 +51,24 @@ def load_second_moment(path: str | None, lm_name: str, model: str, layer: int) -
             "leave them out with --model.second_moment identity"
         )
     try:
-        triangle, about = _entry(file, lm_name, model, layer)
-        moment = unpack(triangle)
-        require_tokens(int(about["tokens"]), len(moment), f"{file}, layer {layer}")
+        entries = [_entry(file, lm_name, model, place) for place in places(file, layer)]
+        moments = [unpack(triangle) for triangle, _ in entries]
+        tokens, width = int(entries[0][1]["tokens"]), len(moments[0])
+        require_tokens(tokens, width, f"{file}, layer {layer}")
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged ({error}); delete it, then run: {command}") from error
     except ValueError as error:
         raise ValueError(f"{error}; recompute it with: {command}") from error
-    return moment
+    return torch.stack(moments) if len(moments) > 1 else moments[0]
+
+
+def places(file: Path, layer: int) -> list[Place]:
+    """A layer, or each of its experts if the file has those."""
+    begin = f"layer.{layer}.expert."
+    with safe_open(file, "pt") as stored:
+        names = [name for name in stored.keys() if name.startswith(begin)]  # noqa: SIM118
+    experts = sorted(int(name.removeprefix(begin)) for name in names)
+    return [f"{layer}.expert.{expert}" for expert in experts] or [layer]
 
 
 def found_or_missing(
@@ -72,15 +87,15 @@ def found_or_missing(
     try:
         for layer in layers:
             load(layer)
-        about = _entry(file, lm_name, model, layers[0])[1]
+        about = _entry(file, lm_name, model, places(file, layers[0])[0])[1]
     except (FileNotFoundError, ValueError) as error:
         return f"MISSING: {error}"
     text = f"{int(about['tokens']):,} tokens in windows of {about.get('window', 'unknown length')}"
     return f"found, of layers {list(layers)} in {file}: {text}"
 
 
-def _entry(file: Path, lm_name: str, model: str, layer: int) -> tuple[Tensor, dict[str, Any]]:
-    """A layer's packed moment and how it was estimated.
+def _entry(file: Path, lm_name: str, model: str, layer: Place) -> tuple[Tensor, dict[str, Any]]:
+    """The packed moment of a layer or expert, and how it was estimated.
 
     Raises:
         ValueError: if the file belongs to another model, lacks the layer, or was changed.
@@ -103,9 +118,13 @@ def _entry(file: Path, lm_name: str, model: str, layer: int) -> tuple[Tensor, di
 
 
 def save_second_moments(
-    file: Path, lm_name: str, model: str, moments: Mapping[int, Tensor], about: Mapping[int, dict]
+    file: Path,
+    lm_name: str,
+    model: str,
+    moments: Mapping[Place, Tensor],
+    about: Mapping[Place, dict],
 ) -> None:
-    """Writes packed moments by layer, all or nothing; keeps the file's other layers.
+    """Writes packed moments by layer or expert, all or nothing; keeps the file's other layers.
 
     Args:
         file: in an existing folder.

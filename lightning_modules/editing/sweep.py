@@ -34,7 +34,7 @@ class Sweep:
     """Single edits whose effect on a text is computed in one pass.
 
     The pass gives every edit its own copy of the text and adds the edit's low-rank term to the
-    output of the unedited weights, which stay unchanged.
+    output of the unedited weights, which stay unchanged. Edits of experts are scored one by one.
 
     Args:
         edited: the weights under edit.
@@ -45,7 +45,8 @@ class Sweep:
         self.edited = edited
         self.made = made
         self.current: int | None = None
-        self.low_rank = all(update.right is not None for edit in made for update in edit.updates)
+        updates = [update for edit in made for update in edit.updates]
+        self.low_rank = not edited.stacks and all(update.right is not None for update in updates)
         self.watched: dict[tuple[int, ...], list[Scores]] = {}
 
     def find(self, requests: Sequence[EditRequest]) -> Made | None:

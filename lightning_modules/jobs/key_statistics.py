@@ -1,6 +1,7 @@
 """Estimates the second moments of keys: all requested layers in one pass, on any devices."""
 
 import math
+from statistics import mean
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -15,8 +16,8 @@ from ..functional.least_squares import condition_number
 from ..functional.second_moment import SecondMoment, unpack
 from ..language_model.device_map import Room, room_of
 from ..language_model.kernels import use_fast_kernels
-from ..language_model.keys import token_keys
-from ..language_model.layout import blocks, oriented, output_map, output_weight_name
+from ..language_model.keys import Place, key_widths, token_keys
+from ..language_model.layout import blocks, output_map
 from ..language_model.loading import Dtype, artefact_file, fingerprint, load
 from ..language_model.positions import begin_at, longest_text
 from ..language_model.rope import rope_boundary
@@ -75,15 +76,11 @@ class KeyStatistics(L.LightningModule):
     ) -> None:
         super().__init__()
         self.lm_name = lm
-        self.layers = layers
-        self.tokens = tokens
-        self.window = window
-        self.batch_tokens = batch_tokens
-        self.output = output
+        self.layers, self.tokens, self.window = layers, tokens, window
+        self.batch_tokens, self.output = batch_tokens, output
         self.dtype_name = dtype
         self.trust_remote_code = trust_remote_code
-        self.first_position = first_position
-        self.device_map = device_map
+        self.first_position, self.device_map = first_position, device_map
         self.room: Room | None = None
         self.lm: Any = None
 
@@ -108,7 +105,8 @@ class KeyStatistics(L.LightningModule):
         begin_at(lm, self.first_position)
         layers = self.layers or range(len(blocks(lm)))
         self.maps = {layer: output_map(lm, layer) for layer in layers}
-        self.width = oriented(lm, output_weight_name(lm, min(self.maps))).shape[1]
+        self.widths = key_widths(lm, layers)
+        self.width = max(self.widths.values())
         require_tokens(self.tokens, self.width, f"key statistics of {self.lm_name!r}")
         self.beginning = special_before(self.tokenizer)
         longest = longest_text(lm)
@@ -125,9 +123,9 @@ class KeyStatistics(L.LightningModule):
         self.fingerprint = fingerprint(self.lm, self.tokenizer)
         self.file = artefact_file(KIND, self.output, self.lm_name, self.fingerprint)
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.sums = {layer: SecondMoment(self.width, self.device) for layer in self.maps}
-        self.about: dict[int, dict] = {layer: {name: {} for name in FIGURES} for layer in self.maps}
-        self.convergence: dict[int, Convergence] = {}
+        self.sums = {at: SecondMoment(width, self.device) for at, width in self.widths.items()}
+        self.about: dict[Place, dict] = {at: {name: {} for name in FIGURES} for at in self.widths}
+        self.convergence: dict[Place, Convergence] = {}
         self.waiting: list[Window] = []
         self.read = self.counted = self.computed = self.total = 0
         halvings = int(math.log2(self.tokens / self.width))
@@ -181,10 +179,10 @@ class KeyStatistics(L.LightningModule):
 
     def add(self, rows: list[list[int]]) -> None:
         """Adds ``Σ k kᵀ`` over all tokens of the rows, without padding."""
-        for layer, keys in token_keys(self.lm, self.maps, rows).items():
-            self.sums[layer].add(keys)
-            if layer not in self.convergence:
-                self.convergence[layer] = Convergence(keys)
+        for place, keys in token_keys(self.lm, self.maps, rows).items():
+            self.sums[place].add(keys)
+            if place not in self.convergence:
+                self.convergence[place] = Convergence(keys)
         self.counted += sum(map(len, rows))
         self.computed += len(rows) * max(map(len, rows))
 
@@ -196,22 +194,27 @@ class KeyStatistics(L.LightningModule):
         """Reports how far the moments have converged since the last report."""
         self.total = int(self.summed(torch.tensor(self.counted, device=self.device)))
         found = {}
-        for layer, running in self.sums.items():
+        for place, running in self.sums.items():
             moment = self.summed(running.total()) / self.total
-            if self.trainer.is_global_zero:
-                for name, figure in self.convergence[layer].compare(moment, self.total).items():
-                    self.about[layer][name][self.total] = found[f"{name}/layer.{layer}"] = figure
+            if self.trainer.is_global_zero and place in self.convergence:
+                for name, figure in self.convergence[place].compare(moment, self.total).items():
+                    self.about[place][name][self.total] = found[f"{name}/layer.{place}"] = figure
         for name, words in FIGURES.items():
-            listed = [
-                f"layer.{layer} {known[name][self.total]:.3f}"
-                for layer, known in self.about.items()
-                if self.total in known[name]
-            ]
+            layers = self.of_layers(name).items()
+            listed = [f"layer.{layer} {mean(figures):.3f}" for layer, figures in layers if figures]
             if listed:
                 rank_zero_info(f"{self.total} tokens, {words}: {', '.join(listed)}")
         if found:
             for logger in self.loggers:
                 logger.log_metrics(found, self.total)
+
+    def of_layers(self, name: str) -> dict[int, list[float]]:
+        """The present values of a figure by layer; of one with experts, each expert's."""
+        found: dict[int, list[float]] = {layer: [] for layer in self.maps}
+        for place, known in self.about.items():
+            if self.total in known[name]:
+                found[int(str(place).partition(".")[0])].append(known[name][self.total])
+        return found
 
     def on_test_epoch_end(self) -> None:
         """Counts the remaining windows.
@@ -231,9 +234,14 @@ class KeyStatistics(L.LightningModule):
         """Writes the packed means and how they were estimated."""
         if not self.trainer.is_global_zero:
             return
-        moments = {layer: known.moment for layer, known in self.convergence.items()}
-        for layer, triangle in moments.items():
-            self.about[layer] |= {
+        moments = {
+            place: self.convergence[place].moment
+            if place in self.convergence  # else an expert that served no token
+            else torch.zeros(width * (width + 1) // 2)
+            for place, width in self.widths.items()
+        }
+        for place, triangle in moments.items():
+            self.about[place] |= {
                 "tokens": self.total,
                 "window": self.window,
                 "dtype": self.dtype_name,

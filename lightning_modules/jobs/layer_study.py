@@ -9,6 +9,7 @@ from data_modules.records import EditRequest
 
 from ..editing.edited_weights import Update
 from ..editing.editor import Editor
+from ..editing.expert_edits import editable_weights
 from ..editing.record import declare
 from ..editing.record_fields import Field
 from ..language_model.layout import blocks, layer_of, output_map
@@ -28,6 +29,7 @@ class LayerStudy(Editor):
     """
 
     editor: Editor
+    edits_experts = True
 
     def __init__(
         self,
@@ -63,7 +65,7 @@ class LayerStudy(Editor):
         """
         self.layer, self.editor = layer, self.made(layer)
         self.editor.lm = self.lm  # it is asked for its weights
-        if {layer_of(self.lm, name) for name in self.editor.edited_weights()} != {layer}:
+        if {layer_of(self.lm, name) for name in editable_weights(self.editor)} != {layer}:
             raise ValueError(
                 f"{type(self.editor).__name__} does not take a layer as its first option; study a "
                 "method that does, such as ROME, EMMET or FineTuning"

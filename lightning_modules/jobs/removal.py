@@ -15,6 +15,7 @@ from data_modules.records import EditRequest
 
 from ..editing.edited_weights import Update
 from ..editing.editor import Editor
+from ..editing.expert_edits import by_expert
 from ..editing.ledger import Entry
 from ..editing.refitting import Refitting
 
@@ -148,7 +149,8 @@ def repeat(method: Editor, entry: Entry) -> None:
         assert isinstance(method, Refitting)
         requests = asked(method, entry)
         values = method.values_of(requests, updates)
-        for _, update in zip(method.edit_to(requests, values), updates, strict=True):
+        parts = by_expert(method.lm, method.edit_to(requests, values))
+        for _, update in zip(parts, updates, strict=True):
             method.edited.apply(update)
     elif method.history or not method.edited_requests:  # the first one shows if there is a history
         method.make_edit(entry.requests())
@@ -173,7 +175,7 @@ def make(method: Editor, entry: Entry, values: Tensor | None) -> Iterator[Update
         yield from method.applied
     else:
         assert isinstance(method, Refitting)
-        for update in method.edit_to(asked(method, entry), values):
+        for update in by_expert(method.lm, method.edit_to(asked(method, entry), values)):
             method.edited.apply(update)
             yield update
 

@@ -12,7 +12,7 @@ from data_modules.records import EditRequest, case_of
 from ..editing.edited_weights import Update
 from ..editing.editor import Editor
 from ..editing.ledger import Entry, joined
-from ..language_model.layout import oriented
+from ..language_model.layout import oriented, parameter_of
 from ..language_model.loading import fingerprint
 from .removal import Removal, remade
 
@@ -38,6 +38,7 @@ class Replay(Editor):
     """
 
     needs_subject = False
+    edits_experts = True
 
     def __init__(
         self,
@@ -105,7 +106,8 @@ class Replay(Editor):
 
     def edited_weights(self) -> list[str]:
         """The weights in the ledgers."""
-        return list(dict.fromkeys(name for entry in self.entries for name in entry.weights))
+        names = (name for entry in self.entries for name in entry.weights)
+        return list(dict.fromkeys(map(parameter_of, names)))
 
     def chosen(self) -> list[Entry]:
         """The edits to make, in order."""

@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .layout import require_dense_decoder
+from .layout import names_experts, require_decoder
 
 MAGIC = b"GGUF"
 PLAIN = ("F32", "F16", "BF16")
@@ -133,7 +133,12 @@ def read_config(file: Path) -> PretrainedConfig:
             f"transformers {transformers.__version__} cannot read the model in {file} ({error}); "
             "give a folder with the same model's config.json and safetensors instead"
         ) from error
-    require_dense_decoder(config)
+    require_decoder(config)
+    if names_experts(config):
+        raise ValueError(
+            f"{file} holds a mixture of experts ({config.model_type!r}), which is read only from a "
+            "folder with config.json and safetensors: give that"
+        )
     return cast(PretrainedConfig, config)
 
 

@@ -1,5 +1,6 @@
 """Blocks and MLP output maps of an unknown model, found by running it twice."""
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,12 +10,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from .experts import is_experts, require_stacked_experts
 from .hooks import Calls, moving, tracing_calls
 
 TOKENS, PLACE = 8, 3  # of the probe; the token whose value is shifted
 MLP = re.compile(r"mlp|ffn|feed_?forward|ff_|fc", re.IGNORECASE)
 NOT_MLP = re.compile(r"att|mamba|mixer|ssm|conv|lora|adapter|per_layer", re.IGNORECASE)
-EXPERTS = re.compile(r"expert|router", re.IGNORECASE)
 
 
 class Layout(NamedTuple):
@@ -28,6 +29,8 @@ class Layout(NamedTuple):
             value is simply added to the residual stream.
         scale: factor of the value in the block's output, such as Granite's residual multiplier;
             None if the two are related in another way.
+        experts: of a mixture of experts, the module that stands in the place of the output map in
+            blocks that have it, from a block.
     """
 
     blocks: str
@@ -35,6 +38,11 @@ class Layout(NamedTuple):
     returns_tuple: bool = False
     norm_behind: str = ""
     scale: float | None = 1.0
+    experts: str = ""
+
+    def output_of(self, block: nn.Module) -> str:
+        """The path of a block's output map, or of its experts."""
+        return self.experts if self.experts and _has(block, self.experts) else self.output
 
 
 def probe_tokens(lm: PreTrainedModel) -> Tensor:
@@ -55,35 +63,42 @@ def find_layout(lm: PreTrainedModel) -> Layout:
     The blocks are the longest list of modules that each map hidden states to hidden states. The
     output map is a linear map of a block, outside of attention, whose output is as wide as the
     hidden states: preferably named like an MLP's, then with the widest input, then the last to run.
-    Shifting a value at one token shows how it reaches the block's output.
+    In a block with experts these take its place. Shifting a value at one token shows how it reaches
+    the block's output.
 
     Raises:
         ValueError: if there is no such list or map, or not one map per block.
     """
-    _require_dense(lm)
+    require_stacked_experts(lm)
     calls = _calls(lm)
     path = _blocks_path(lm, calls)
     blocks = list(lm.get_submodule(path).children())
-    output = _output_path(lm, blocks, calls)
-    block = blocks[min(1, len(blocks) - 1)]
-    noise = torch.randn(
-        1, calls[block][0].output.shape[-1], generator=torch.Generator().manual_seed(0)
-    )
-    size = calls[block][0].output.float().square().mean().sqrt().cpu()
-    change = (size * noise).to(calls[block][0].output)
-    with moving(block.get_submodule(output), change, torch.tensor([PLACE], device=lm.device)):
-        moved = _calls(lm)
-    scale, norm = _way(block, change[0].double(), calls, moved)
+    experts = _experts_path(lm, blocks)
+    dense = [block for block in blocks if not experts or not _has(block, experts)]
+    sparse = [block for block in blocks if block not in dense]
+    output = _output_path(lm, dense, calls) if dense else experts
+    kinds = [kind for kind in ((dense, output), (sparse, experts)) if kind[0]]
+    (scale, norm), *others = [
+        _way(lm, kind[min(1, len(kind) - 1)], inner, calls) for kind, inner in kinds
+    ]
     if norm and not all(_has(other, norm) for other in blocks):
         scale, norm = None, ""
-    return Layout(path, output, calls[block][0].several, norm, scale)
+    if any(other[1] != norm or not _alike(other[0], scale) for other in others):
+        raise ValueError(_unknown(lm, "values of its dense and its sparse blocks take other ways"))
+    return Layout(path, output, calls[blocks[0]][0].several, norm, scale, experts)
 
 
-def _require_dense(lm: PreTrainedModel) -> None:
-    if any(EXPERTS.search(path) for path, _ in lm.named_modules()):
-        raise ValueError(
-            f"{lm.config.model_type!r} is a mixture of experts: its MLPs have no single output map"
-        )
+def _alike(one: float | None, other: float | None) -> bool:
+    """Whether two factors are equal but for rounding."""
+    return one == other or (None not in (one, other) and math.isclose(one, other, rel_tol=1e-3))  # type: ignore[arg-type]
+
+
+def _experts_path(lm: PreTrainedModel, blocks: Sequence[nn.Module]) -> str:
+    """The path of the experts in every block that has some; empty if none has."""
+    paths = {path for block in blocks for path, inner in block.named_modules() if is_experts(inner)}
+    if len(paths) > 1:
+        raise ValueError(_unknown(lm, f"its experts differ: {' or '.join(sorted(paths))}"))
+    return next(iter(paths), "")
 
 
 def _calls(lm: PreTrainedModel) -> Calls:
@@ -154,8 +169,16 @@ def _most_like_an_output(block: nn.Module, calls: Calls) -> str:
     return max(ranks, key=ranks.__getitem__, default="")
 
 
-def _way(block: nn.Module, change: Tensor, calls: Calls, moved: Calls) -> tuple[float | None, str]:
+def _way(
+    lm: PreTrainedModel, block: nn.Module, path: str, calls: Calls
+) -> tuple[float | None, str]:
     """A value's factor in the block's output, and the path of the norm that it passes through."""
+    output = calls[block][0].output
+    noise = torch.randn(1, output.shape[-1], generator=torch.Generator().manual_seed(0))
+    added = (output.float().square().mean().sqrt().cpu() * noise).to(output)
+    with moving(block.get_submodule(path), added, torch.tensor([PLACE], device=lm.device)):
+        moved = _calls(lm)
+    change = added[0].double()
 
     def shift(module: nn.Module, part: str) -> Tensor:
         now, before = (getattr(ran[module][0], part).double() for ran in (moved, calls))

@@ -1,6 +1,6 @@
 """Keys of a layer and states of a later one at the subject's last token, in the current model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,10 +9,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from data_modules.records import EditRequest
 
+from .experts import Routed, count_experts, keys_at, of_plain_experts
 from .hooks import first
-from .layout import blocks, output_map
+from .layout import blocks, experts_in, oriented, output_map, output_weight_name
 from .passes import recording, run
 from .tokens import Span, collate, encode, first_token, located_span, special_before
+
+Place = int | str  # a layer, or one of its experts: LAYER.expert.NUMBER
 
 
 class SubjectStates(NamedTuple):
@@ -62,8 +65,22 @@ def keys_at_subjects(lm: PreTrainedModel, layer: int, spans: Sequence[Span]) -> 
     wanted = output_map(lm, layer)
     with recording({"map": wanted}, stop_at=wanted) as seen:
         run(lm.base_model, batch)
-    keys = seen["map"][0].to(lm.device).reshape(*batch.tokens.shape, -1)
-    return keys[range(len(spans)), [span.subject for span in spans]]
+    length = batch.tokens.shape[1]
+    places = [row * length + span.subject for row, span in enumerate(spans)]
+    return keys_at(seen["map"][0], torch.tensor(places)).to(lm.device)
+
+
+@torch.no_grad()
+def routing(
+    lm: PreTrainedModel, layer: int, tokens: Sequence[int], place: int
+) -> list[tuple[int, float]]:
+    """The experts that a layer's router chooses at a token of a text, with their gates."""
+    wanted = output_map(lm, layer)
+    with recording({"map": wanted}, stop_at=wanted) as seen:
+        run(lm.base_model, collate([tokens], lm.device))
+    routed = seen["map"][0]
+    pairs = zip(routed.chosen[place].tolist(), routed.gates[place].tolist(), strict=True)
+    return [(expert, gate) for expert, gate in pairs if gate and expert < count_experts(wanted)]
 
 
 def sink_key(
@@ -77,8 +94,10 @@ def sink_key(
 @torch.no_grad()
 def token_keys(
     lm: PreTrainedModel, maps: Mapping[int, nn.Module], rows: Sequence[Sequence[int]]
-) -> dict[int, Tensor]:
+) -> dict[Place, Tensor]:
     """Keys of all tokens of texts, ``(n, f)`` by layer, without padding.
+
+    Of experts, the keys of each, times their gates, at the tokens that it serves.
 
     Args:
         lm: the model, which runs up to the deepest layer.
@@ -89,9 +108,25 @@ def token_keys(
     with recording(maps, stop_at=maps[max(maps)]) as seen:
         run(lm, batch)
     real = batch.mask.flatten().bool()
-    return {
-        layer: keys.to(lm.device).reshape(len(real), -1)[real] for layer, (keys, _) in seen.items()
-    }
+    found: dict[Place, Tensor] = {}
+    for layer, (inputs, _) in seen.items():
+        if isinstance(inputs, Routed):
+            found |= {f"{layer}.expert.{e}": keys.to(lm.device) for e, _, keys in inputs.each(real)}
+        else:
+            found[layer] = keys_at(inputs, real).to(lm.device)
+    return found
+
+
+def key_widths(lm: PreTrainedModel, layers: Iterable[int]) -> dict[Place, int]:
+    """Width f of the keys of layers, and of each expert of those that have some."""
+    widths: dict[Place, int] = {}
+    for layer in layers:
+        name = output_weight_name(lm, layer)
+        count = experts_in(lm, name)
+        each: list[Place] = [f"{layer}.expert.{expert}" for expert in range(count)]
+        width = oriented(lm, f"{name}[0]" if count else name).shape[1]
+        widths |= dict.fromkeys(each or [layer], width)
+    return widths
 
 
 @torch.no_grad()
@@ -108,8 +143,28 @@ def key_energy(
         run(lm.base_model, batch)
     later = batch.mask.bool()
     later[:, : len(special_before(tokenizer)) + 1] = False
-    keys = seen["map"][0].to(lm.device).reshape(*later.shape, -1)[later]
-    return float(keys.double().square().mean())
+    return float(keys_at(seen["map"][0], later.flatten()).double().square().mean())
+
+
+def edited_keys(
+    lm: PreTrainedModel, layer: int, requests: Sequence[EditRequest], keys: Tensor
+) -> Tensor:
+    """Keys ``(b, f)`` of all texts; of experts, only those of the plain prompt's.
+
+    Raises:
+        FloatingPointError: if the router chooses no expert at a subject.
+    """
+    experts = count_experts(output_map(lm, layer))
+    if not experts:
+        return keys
+    each = keys.unflatten(0, (len(requests), -1))
+    for request, own in zip(requests, each, strict=True):
+        if not own[0].any():
+            raise FloatingPointError(
+                f"the router of layer {layer} chooses no expert at the subject "
+                f"{request.subject!r} of {request.text!r}; edit another layer, or leave it out"
+            )
+    return of_plain_experts(each, experts).flatten(0, 1)
 
 
 @torch.no_grad()
@@ -135,11 +190,12 @@ def subject_states(
     batch = collate([span.tokens[: span.subject + 1] for span in spans], lm.device)
     subjects = torch.tensor([span.subject for span in spans], device=lm.device)
     rows = torch.arange(len(spans), device=lm.device)
-    last = blocks(lm)[layers[1]]
-    with recording({"map": output_map(lm, layers[0]), "block": last}, stop_at=last) as seen:
+    last, wanted = blocks(lm)[layers[1]], output_map(lm, layers[0])
+    with recording({"map": wanted, "block": last}, stop_at=last) as seen:
         run(lm.base_model, batch)
-    keys, hidden = (states.to(lm.device) for states in (seen["map"][0], first(seen["block"][1])))
+    keys = keys_at(seen["map"][0], rows * batch.tokens.shape[1] + subjects).to(lm.device)
+    hidden = first(seen["block"][1]).to(lm.device)
     return SubjectStates(
-        keys.reshape(*batch.tokens.shape, -1)[rows, subjects].unflatten(0, (len(requests), -1)),
+        of_plain_experts(keys.unflatten(0, (len(requests), -1)), count_experts(wanted)),
         hidden[rows, subjects][:: len(contexts)],
     )

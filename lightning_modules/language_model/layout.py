@@ -1,15 +1,18 @@
 """Where a language model keeps its blocks and the linear maps to edit."""
 
+import re
 from typing import cast
 
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from .experts import count_experts, is_experts
 from .inspection import Layout, find_layout
 
 LLAMA = Layout("model.layers", "mlp.down_proj")
 GEMMA = LLAMA._replace(norm_behind="post_feedforward_layernorm")
+SLICE = re.compile(r"\[(\d+)\]$")
 LAYOUTS = {
     "gpt2": Layout("transformer.h", "mlp.c_proj"),
     "gptj": Layout("transformer.h", "mlp.fc_out", returns_tuple=True),
@@ -25,13 +28,13 @@ LAYOUTS = {
 }
 
 
-def require_dense_decoder(config: PretrainedConfig) -> None:
+def require_decoder(config: PretrainedConfig) -> None:
     """Refuses models without editable weights.
 
     Raises:
-        ValueError: if the model is an encoder-decoder, quantised, or a mixture of experts.
+        ValueError: if the model is an encoder-decoder, or quantised.
     """
-    kind, text = config.model_type, config.get_text_config(decoder=True)
+    kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"{kind!r} is an encoder-decoder; decoder-only models can be edited")
     if getattr(config, "quantization_config", None) is not None:
@@ -39,10 +42,14 @@ def require_dense_decoder(config: PretrainedConfig) -> None:
             f"this {kind!r} model is quantised and its weights cannot take an update; load the "
             "unquantised checkpoint, in bfloat16 if memory is short"
         )
+
+
+def names_experts(config: PretrainedConfig) -> bool:
+    """Whether a config names several experts."""
+    text = config.get_text_config(decoder=True)
     experts = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
     sparse = getattr(text, "is_moe", True)  # Doge is dense and names a number of experts
-    if sparse and any((getattr(text, name, None) or 1) > 1 for name in experts):
-        raise ValueError(f"{kind!r} is a mixture of experts: its MLPs have no single output map")
+    return sparse and any((getattr(text, name, None) or 1) > 1 for name in experts)
 
 
 def layout_of(lm: PreTrainedModel) -> Layout:
@@ -57,7 +64,7 @@ def layout_of(lm: PreTrainedModel) -> Layout:
     if kind in LAYOUTS:
         return LAYOUTS[kind]
     if not hasattr(lm, "found_layout"):
-        require_dense_decoder(lm.config)
+        require_decoder(lm.config)
         lm.found_layout = find_layout(lm)  # type: ignore[assignment] # of a tuple, not a module
     return cast(Layout, lm.found_layout)
 
@@ -68,7 +75,7 @@ def blocks(lm: PreTrainedModel) -> nn.ModuleList:
 
 
 def output_map(lm: PreTrainedModel, layer: int) -> nn.Module:
-    """The MLP output map of a layer: keys ``(…, f)`` in, values ``(…, d)`` out.
+    """The MLP output map of a layer: keys ``(…, f)`` in, values ``(…, d)`` out; or its experts.
 
     Raises:
         ValueError: if the layer does not exist.
@@ -76,7 +83,8 @@ def output_map(lm: PreTrainedModel, layer: int) -> nn.Module:
     count = len(blocks(lm))
     if not 0 <= layer < count:
         raise ValueError(f"layer must be in [0, {count}) for this model, got {layer}")
-    return blocks(lm)[layer].get_submodule(layout_of(lm).output)
+    block = blocks(lm)[layer]
+    return block.get_submodule(layout_of(lm).output_of(block))
 
 
 def norm_behind(lm: PreTrainedModel, layer: int) -> nn.Module | None:
@@ -92,14 +100,14 @@ def values_add_up(lm: PreTrainedModel) -> bool:
 
 
 def output_weight_name(lm: PreTrainedModel, layer: int) -> str:
-    """The full parameter name of a layer's MLP output weight.
+    """The full parameter name of a layer's MLP output weight, or of all its experts'.
 
     Raises:
         ValueError: if the layer does not exist.
     """
-    output_map(lm, layer)
+    own = "down_proj" if is_experts(output_map(lm, layer)) else "weight"
     layout = layout_of(lm)
-    return f"{layout.blocks}.{layer}.{layout.output}.weight"
+    return f"{layout.blocks}.{layer}.{layout.output_of(blocks(lm)[layer])}.{own}"
 
 
 def block_parameter_names(lm: PreTrainedModel, layer: int) -> list[str]:
@@ -119,6 +127,23 @@ def layer_of(lm: PreTrainedModel, name: str) -> int:
     return int(name.removeprefix(prefix).split(".")[0]) if name.startswith(prefix) else 0
 
 
+def parameter_of(name: str) -> str:
+    """The parameter of a weight: of ``NAME[e]``, the slice of expert e, it is ``NAME``."""
+    return SLICE.sub("", name)
+
+
+def weight_of(lm: PreTrainedModel, name: str) -> Tensor:
+    """A parameter; of ``NAME[e]`` a view of expert e's slice."""
+    found = SLICE.search(name)
+    weight = lm.get_parameter(parameter_of(name))
+    return weight if found is None else weight[int(found[1])]
+
+
+def experts_in(lm: PreTrainedModel, name: str) -> int:
+    """Number of experts whose slices a parameter holds; 0 for any other, and for a slice."""
+    return 0 if SLICE.search(name) else count_experts(lm.get_submodule(name.rpartition(".")[0]))
+
+
 def oriented(lm: PreTrainedModel, name: str, weight: Tensor | None = None) -> Tensor:
     """A view of a weight as ``(out, in)``, however the module stores it.
 
@@ -126,10 +151,12 @@ def oriented(lm: PreTrainedModel, name: str, weight: Tensor | None = None) -> Te
 
     Args:
         lm: the model.
-        name: of the parameter.
+        name: of the parameter, or ``NAME[e]`` for an expert's slice.
         weight: values stored the same way, to view instead.
     """
-    weight = lm.get_parameter(name) if weight is None else weight
+    weight = weight_of(lm, name) if weight is None else weight
     if weight.ndim == 1:
         return weight[:, None]
-    return weight.T if isinstance(lm.get_submodule(name.rpartition(".")[0]), Conv1D) else weight
+    owner = lm.get_submodule(name.rpartition(".")[0])
+    transposed = isinstance(owner, Conv1D) or (is_experts(owner) and owner.is_transposed)
+    return weight.T if transposed else weight

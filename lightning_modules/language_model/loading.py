@@ -23,10 +23,11 @@ from transformers import (
 )
 
 from .device_map import Room, all_room, plan, told
+from .experts import require_stacked_experts
 from .gguf_files import gguf_file, load_gguf, read_config, read_tokenizer
 from .hub_models import look_up_model
 from .intact import intact
-from .layout import require_dense_decoder
+from .layout import names_experts, require_decoder
 from .split import weights_of
 from .tokens import fast
 
@@ -102,7 +103,9 @@ def load_unweighted(
         try:
             look_up_model(str(source))
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-            require_dense_decoder(config)
+            require_decoder(config)
+            if names_experts(config):
+                require_stacked_experts(without_weights(config, trust_remote_code))
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
         except OSError as error:
             raise unreachable(name) from error
@@ -137,6 +140,16 @@ def _auto_class(config: PretrainedConfig) -> Any:
     return AutoModelForImageTextToText if sees and not causal else AutoModelForCausalLM
 
 
+def without_weights(
+    config: PretrainedConfig, trust_remote_code: bool, dtype: torch.dtype | None = None
+) -> PreTrainedModel:
+    """A model whose parameters have shapes but no values."""
+    with torch.device("meta"):
+        return _auto_class(config).from_config(
+            config, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+
+
 def load_split(
     name: str,
     config: PretrainedConfig,
@@ -146,10 +159,7 @@ def load_split(
     room: Room | None,
 ) -> PreTrainedModel:
     """A model whose layers lie where a map puts them, by accelerate; says where, before loading."""
-    with torch.device("meta"):
-        empty = _auto_class(config).from_config(
-            config, dtype=dtype, trust_remote_code=trust_remote_code
-        )
+    empty = without_weights(config, trust_remote_code, dtype)
     room = room or all_room()
     places = plan(empty, device_map, room)
     rank_zero_info("\n".join(told(empty, places, room)))

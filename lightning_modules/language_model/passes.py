@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .experts import Routed, received
 from .layout import blocks, layout_of
 from .shortcuts import shortcuts_of
 from .tokens import TokenBatch
@@ -18,12 +19,15 @@ class _StopForwardError(Exception):
 
 @contextmanager
 def recording(modules: Mapping[Any, nn.Module], stop_at: nn.Module | None = None) -> Iterator[dict]:
-    """Collects ``name -> (first input, output)`` of modules; ends the pass after ``stop_at``."""
-    seen: dict[Hashable, tuple[Tensor, Tensor]] = {}
+    """Collects ``name -> (first input, output)`` of modules; ends the pass after ``stop_at``.
+
+    The input of experts is all that they were given.
+    """
+    seen: dict[Hashable, tuple[Tensor | Routed, Tensor]] = {}
 
     def hook_for(name: Hashable) -> Callable:
         def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-            seen[name] = args[0] if args else kwargs["hidden_states"], output
+            seen[name] = received(module, args, kwargs), output
             if module is stop_at:
                 raise _StopForwardError
 
@@ -120,17 +124,19 @@ def read_only_at(lm: PreTrainedModel, rows: Tensor, columns: Tensor) -> Iterator
     The model then returns logits of shape ``(1, n, v)``; elsewhere the last MLP returns zeros that
     nothing reads.
     """
-    mlp = blocks(lm)[-1].get_submodule(layout_of(lm).output.rpartition(".")[0])
+    last = blocks(lm)[-1]
+    mlp = last.get_submodule(layout_of(lm).output_of(last).rpartition(".")[0])
     own = mlp.forward
 
     def forward(hidden_states: Tensor, *others: Tensor) -> Tensor:  # BLOOM's adds a residual itself
-        chosen = own(*(at(states, rows, columns) for states in (hidden_states, *others)))
+        picked = [at(states, rows, columns)[None] for states in (hidden_states, *others)]
+        chosen = own(*picked)[0]
         everywhere = chosen.new_zeros(*hidden_states.shape[:-1], chosen.shape[-1])
         places = rows.to(chosen.device), columns.to(chosen.device)
         return everywhere.index_put(places, chosen)
 
     with heads_only_at(lm, rows, columns):
-        if mlp is blocks(lm)[-1] or not shortcuts_of(lm).last_mlp:  # OPT's MLP is no module
+        if mlp is last or not shortcuts_of(lm).last_mlp:  # OPT's MLP is no module
             yield
             return
         with _acting_as(mlp, forward):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .experts import count_experts, keys_at
 from .hooks import first, moving
 from .inspection import probe_tokens, tolerance
 from .layout import blocks, layout_of, output_map
@@ -127,6 +128,7 @@ def _texts(lm: PreTrainedModel, layers: set[int]) -> Texts:
     with recording({layer: blocks(lm)[layer] for layer in layers}) as seen:
         logits = _whole_logits(lm, batch)
     _require_sound(lm, batch, logits)
+    _require_stacked_keys(lm, batch, layers)
     lengths = (len(long), SHORT)
     places = [(row, at) for row in range(2) for at in range(SUBJECTS[row], lengths[row])]
     rows, columns = torch.tensor(places, device=lm.device).T
@@ -151,6 +153,21 @@ def _require_sound(lm: PreTrainedModel, batch: TokenBatch, logits: Tensor) -> No
     for what, by in found.items():
         if by > tolerance(lm.dtype):
             raise ValueError(_refusal(lm, f"{what}, by {by:.2g} of their spread"))
+
+
+def _require_stacked_keys(lm: PreTrainedModel, batch: TokenBatch, layers: set[int]) -> None:
+    """Refuses experts whose output is not that of their stacked keys."""
+    maps = {layer: output_map(lm, layer) for layer in layers}
+    maps = {layer: experts for layer, experts in maps.items() if count_experts(experts)}
+    with recording(maps) as seen:
+        _ = maps and _whole_logits(lm, batch)
+    for layer, (inputs, output) in seen.items():
+        keys = keys_at(inputs, torch.arange(batch.tokens.numel(), device=lm.device))
+        real = batch.mask.flatten().bool()
+        by = difference(inputs.output(keys)[real], output.reshape(len(keys), -1)[real])
+        if by > tolerance(lm.dtype):
+            why = f"the experts of layer {layer} are no sum of gated maps: they differ by {by:.2g}"
+            raise ValueError(_refusal(lm, why))
 
 
 def _refusal(lm: PreTrainedModel, why: str) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .experts import keys_at
 from .hooks import first
 from .layout import blocks, output_map
 from .passes import recording, run
@@ -78,7 +79,7 @@ def text_states(lm: PreTrainedModel, rows: Sequence[Sequence[int]]) -> TextState
     return TextStates(
         batch.positions.flatten()[real].cpu(),
         [tokens(first(seen["block", layer][1])).norm(dim=1) for layer in layers],
-        [tokens(seen["map", layer][0]) for layer in layers],
+        [keys_at(seen["map", layer][0], real).float().cpu() for layer in layers],
         [tokens(seen["map", layer][1]).norm(dim=1) for layer in layers],
     )
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.masking_utils import create_masks_for_generate
 
+from .experts import keys_at
 from .hooks import first, moving
 from .layout import blocks, layout_of, norm_behind, output_map
 from .passes import at, picked_logits, read_only_at, recording, starting_at
@@ -114,7 +115,7 @@ def record_suffixes(
         mask=_mask(lm, hidden.to(mask.device), mask, past, after),
         hidden=hidden,
         past=past,
-        keys=at_subject(seen["map"][0]).to(lm.device),
+        keys=keys_at(seen["map"][0], rows * length + subjects).to(lm.device),
         values=at_subject(seen["map"][1]).to(lm.device),
         normed=at_subject(seen["norm"][0]) if "norm" in seen else None,
         whole=None if alone else batch,

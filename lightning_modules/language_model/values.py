@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from data_modules.records import EditRequest
 
 from ..functional.value_search import Answers, FoundValue, ValueSearchOptions, value_search
+from .keys import edited_keys
 from .suffixes import Suffixes, record_suffixes, suffix_logits
 from .tokens import Span, collate, located_span
 
@@ -159,6 +160,7 @@ def record_requests(
         collate([text.tokens for text in texts], lm.device),
         torch.tensor([text.subject for text in texts], device=lm.device),
     )
+    suffixes = suffixes._replace(keys=edited_keys(lm, layer, requests, suffixes.keys))
     rows, columns, targets = torch.tensor(places, device=lm.device).T
     weights = 1.0 / rows.bincount()[rows] / len(contexts)
     return Recorded(len(requests), suffixes, suffixes.values, rows, columns, targets, weights)

@@ -19,6 +19,8 @@ class AlphaEdit(SpreadEditor):
         second_moment: of the keys, whose null space is used; always estimated.
     """
 
+    edits_experts = False
+
     def __init__(
         self,
         energy: float = 0.1,

@@ -55,6 +55,8 @@ class BatchROME(KeyValueEditor):
             the embedded model has one by default.
     """
 
+    edits_experts = True
+
     def __init__(self, layer: int | Auto | None = None, **options: Any) -> None:
         super().__init__(layers=single(layer), **options)
         self.system = Equality(preservation=1.0, slack=0.0)

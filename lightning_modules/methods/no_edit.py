@@ -13,6 +13,7 @@ class NoEdit(Editor):
     """Leaves the model as it is, so that its answers are those before any edit."""
 
     needs_subject = False
+    edits_experts = True
 
     def edited_weights(self) -> list[str]:
         """The last layer's output map: all states below it are computed once."""

@@ -15,5 +15,7 @@ class RLSEdit(SpreadEditor):
             tokens.
     """
 
+    edits_experts = False  # its covariance is as wide as all experts' keys together
+
     def __init__(self, ridge: float = 0.3, preservation: float = 30.0, **options: Any) -> None:
         super().__init__(system=Recursive(ridge, preservation), **options)

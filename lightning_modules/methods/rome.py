@@ -39,6 +39,8 @@ class RankOneEditor(KeyValueEditor):
             the embedded model has one by default.
     """
 
+    edits_experts = True
+
     def __init__(self, layer: int | Auto | None = None, **options: Any) -> None:
         super().__init__(layers=single(layer), **options)
 
@@ -58,7 +60,7 @@ class RankOneEditor(KeyValueEditor):
 
     def update(self, located: Located, found: FoundValue) -> Update:
         """The rank-one change for a request's keys and the value found."""
-        chosen = self.choose_keys(located.keys, located.values)
+        chosen = self.chosen(located)
         residual = located.values[0] + found.checked().change - chosen.value
         change = rank_one_update(self.direction(chosen), chosen.key, residual)
         known = divided_by(change.right, chosen.key) | located.figures
@@ -66,13 +68,27 @@ class RankOneEditor(KeyValueEditor):
         self.record["numerator_norm"] = change.numerator_norm
         return Update(self.edited_weights()[0], change.left[:, None], change.right[None])
 
+    def chosen(self, located: Located) -> RankOneKeys:
+        """The policy's keys and value for a request.
+
+        Raises:
+            FloatingPointError: if its key is zero: other experts serve the subject in the contexts.
+        """
+        chosen = self.choose_keys(located.keys, located.values)
+        if not chosen.key.any():
+            raise FloatingPointError(
+                "the mean key is zero: in no context does the router send the subject to an expert "
+                "of the plain prompt; edit with ROME or PromptOnlyROME, or in another layer"
+            )
+        return chosen
+
     def direction(self, chosen: RankOneKeys) -> Tensor:
         """``C⁻¹ k``, ``(f,)``, of the key that gives the direction."""
         return whiten(chosen.direction[:, None], self.factors[self.value_layer])[:, 0]
 
     def foreseen(self, located: Located) -> dict[str, Any]:
         """Adds the denominator of the edit."""
-        chosen = self.choose_keys(located.keys, located.values)
+        chosen = self.chosen(located)
         direction = F.normalize(self.direction(chosen), dim=0)
         return divided_by(direction, chosen.key) | located.figures
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from data_modules.records import EditRequest
 
 from ..functional.rank_one import sink_free
+from ..language_model.experts import count_experts, of_plain_experts
 from ..language_model.keys import sink_key
+from ..language_model.layout import output_map
 from ..language_model.values import Recorded
 from .rome import RankOneEditor, RankOneKeys
 
@@ -53,5 +56,10 @@ class SinkFreeROME(RankOneEditor):
         return RankOneKeys(mean, mean, values[0])
 
     def direction(self, chosen: RankOneKeys) -> Tensor:
-        """``C⁻¹ k`` with the sink key taken out, ``(f,)``."""
-        return sink_free(super().direction(chosen), self.sink, self.factors[self.value_layer])
+        """``C⁻¹ k`` with the sink key taken out, ``(f,)``; of experts, only in those of k."""
+        experts = count_experts(output_map(self.lm, self.value_layer))
+        pair = torch.stack([chosen.direction, self.sink.to(chosen.direction)])
+        sink, direction = of_plain_experts(pair[None], experts)[0, 1], super().direction(chosen)
+        if experts and not sink.any():  # first tokens go to other experts
+            return direction
+        return sink_free(direction, sink, self.factors[self.value_layer])

@@ -36,6 +36,7 @@ class SpreadEditor(KeyValueEditor):
     """
 
     auto_width = 5
+    edits_experts = True
     embedded_layers: Sequence[int] = (1, 2)
     usual_contexts = {10: 5}  # noqa: RUF012 - declared as a Mapping
 

@@ -92,7 +92,7 @@ class Ridge(System):
         if not self.norm_weight:
             return NormalEquations(factorize(moment), self.preservation)
         held = self.preservation * moment.double()
-        held.diagonal().add_(self.norm_weight)
+        held.diagonal(dim1=-2, dim2=-1).add_(self.norm_weight)
         return NormalEquations(factorize(held))
 
     def _start_from(self, layer: int, system: NormalEquations) -> None:

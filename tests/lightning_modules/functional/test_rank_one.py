@@ -129,3 +129,25 @@ def test_nothing_is_left_of_the_sink_key_itself():
     sink, factor = draw(F), factorize(moment())
     left = sink_free(whiten(3 * sink[:, None], factor)[:, 0], sink, factor)
     assert float(left.norm()) < 1e-9 * float(whiten(sink[:, None], factor).norm())
+
+
+def test_whitening_by_blocks_is_whitening_by_their_diagonal_matrix():
+    moments = torch.stack([random_moment(6, seed) for seed in range(3)])
+    keys = torch.randn(18, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    keys[6:12] = 0
+    found = whiten(keys, factorize(moments))
+    torch.testing.assert_close(found, torch.block_diag(*moments).double().inverse() @ keys)
+
+
+def test_singular_block_matters_only_to_a_key_with_a_part_in_it():
+    moments = torch.stack([random_moment(6, 0), torch.zeros(6, 6)])
+    factor, key = factorize(moments), torch.ones(12, 1)
+    with pytest.raises(FloatingPointError, match=r"of experts \[1\] is singular: they served too"):
+        whiten(key, factor)
+    key[6:] = 0
+    assert whiten(key, factor).isfinite().all()
+
+
+def random_moment(width: int, seed: int) -> torch.Tensor:
+    keys = torch.randn(width, 4 * width, generator=torch.Generator().manual_seed(seed))
+    return (keys @ keys.T / (4 * width)).double()

@@ -17,6 +17,7 @@ from lightning_modules.jobs.key_statistics import KeyStatistics
 from lightning_modules.language_model.layout import output_map
 from lightning_modules.language_model.loading import fingerprint
 from tests.benchmarks.key_statistics import padded_moment, windows_of
+from tests.lightning_modules.language_model.test_experts import slow_key
 from tests.tiny import LAYERS, save_tiny, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -310,3 +311,29 @@ def test_tokens_that_the_tokenizer_puts_behind_a_text_are_no_keys(bos, tmp_path)
         assert module.beginning == [0] * bos
         moments.append(stored_moment(module, 1))
     assert torch.equal(*moments)
+
+
+def naive_expert_moments(module: KeyStatistics) -> np.ndarray:
+    """Mean over all tokens of ``g² k kᵀ`` of each expert of layer 1, window by window."""
+    total, count = np.zeros((8, 16, 16)), 0
+    for window in windows_of(module, TEXTS):
+        seen = []
+        handle = output_map(module.lm, 1).register_forward_pre_hook(
+            lambda module, args, seen=seen: seen.append(args)
+        )
+        module.lm(torch.tensor([window]))
+        handle.remove()
+        for hidden, chosen, gates in zip(*seen[0], strict=True):
+            for expert, gate in zip(chosen.tolist(), gates, strict=True):
+                key = (gate * slow_key(module.lm, hidden, expert)).double().numpy()
+                total[expert] += np.outer(key, key)
+            count += 1
+    return total / count
+
+
+def test_experts_have_moments_of_their_gated_keys_over_all_tokens(tmp_path):
+    module, _ = run(save_tiny(tmp_path, "deepseek_v3"), layers=[0, 1])
+    moments = stored_moment(module, 1)
+    assert distance(moments, naive_expert_moments(module)) < 1e-5
+    assert stored_moment(module, 0).shape == (WIDTH, WIDTH)  # its first layer is dense
+    assert all(0.9 < figure[-1] <= 1 for figure in module.of_layers("agreement").values() if figure)

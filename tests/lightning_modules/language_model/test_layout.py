@@ -6,13 +6,17 @@ from transformers.pytorch_utils import Conv1D
 from lightning_modules.language_model.layout import (
     LAYOUTS,
     blocks,
+    experts_in,
+    layer_of,
     layout_of,
+    names_experts,
     oriented,
     output_map,
     output_weight_name,
-    require_dense_decoder,
+    parameter_of,
+    require_decoder,
 )
-from tests.tiny import FAMILIES, LAYERS, tiny_config
+from tests.tiny import EDITED_LAYER, FAMILIES, LAYERS, tiny_config, tiny_model
 
 SMALL = {
     "hidden_size": 32,
@@ -92,30 +96,45 @@ def test_layer_that_does_not_exist_is_refused(tiny_lm, layer):
 
 def test_encoder_decoder_is_refused():
     with pytest.raises(ValueError, match="'t5' is an encoder-decoder"):
-        require_dense_decoder(T5Config())
+        require_decoder(T5Config())
 
 
 def test_quantised_model_is_refused():
     config = tiny_config("llama")
     config.quantization_config = {"quant_method": "gptq", "bits": 4}
     with pytest.raises(ValueError, match=r"quantised.*load the unquantised checkpoint"):
-        require_dense_decoder(config)
+        require_decoder(config)
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "deepseek_v3", "olmoe"])
-def test_mixture_of_experts_is_refused(family):
-    with pytest.raises(ValueError, match=f"'{family}' is a mixture of experts"):
-        require_dense_decoder(AutoConfig.for_model(family))
+def test_config_of_a_mixture_names_its_experts(family):
+    assert names_experts(AutoConfig.for_model(family))
 
 
 def test_mixture_of_one_expert_is_still_a_mixture():
     lm = AutoModelForCausalLM.from_config(MixtralConfig(num_local_experts=1, **SMALL))
-    require_dense_decoder(lm.config)
-    with pytest.raises(ValueError, match="'mixtral' is a mixture of experts"):
-        blocks(lm)
+    assert not names_experts(lm.config)
+    assert output_weight_name(lm, 0) == "model.layers.0.mlp.experts.down_proj"
 
 
 def test_dense_model_that_names_a_number_of_experts_is_no_mixture():
-    require_dense_decoder(AutoConfig.for_model("doge"))
-    with pytest.raises(ValueError, match="'doge' is a mixture of experts"):
-        require_dense_decoder(AutoConfig.for_model("doge", is_moe=True))
+    assert not names_experts(AutoConfig.for_model("doge"))
+    assert names_experts(AutoConfig.for_model("doge", is_moe=True))
+
+
+def test_slice_of_an_expert_is_a_weight(mixture):
+    name = output_weight_name(mixture, EDITED_LAYER)
+    experts = mixture.get_parameter(name)
+    assert parameter_of(f"{name}[2]") == name
+    assert experts_in(mixture, name) == len(experts)
+    assert experts_in(mixture, f"{name}[2]") == 0
+    assert layer_of(mixture, f"{name}[2]") == EDITED_LAYER
+    seen = oriented(mixture, f"{name}[2]")
+    assert seen.shape[0] == 32
+    assert seen.data_ptr() == experts[2].data_ptr()  # a change of it changes the parameter
+
+
+def test_first_layers_without_experts_have_a_map():
+    lm = tiny_model("deepseek_v3")
+    assert output_weight_name(lm, 0) == "model.layers.0.mlp.down_proj.weight"
+    assert output_weight_name(lm, 1) == "model.layers.1.mlp.experts.down_proj"

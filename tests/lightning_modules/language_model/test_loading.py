@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import MixtralConfig
+from transformers import Llama4TextConfig
 
 from lightning_modules.language_model.layout import oriented, output_weight_name
 from lightning_modules.language_model.loading import EMBEDDED, artefact_file, fingerprint, load
@@ -57,8 +57,10 @@ def test_weight_that_is_not_finite_is_named(tmp_path, poison):
 
 
 def test_model_that_cannot_be_edited_is_refused_before_its_weights_are_read(tmp_path):
-    MixtralConfig(num_local_experts=4).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="'mixtral' is a mixture of experts"):
+    Llama4TextConfig().save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match="'llama4_text' is a mixture of experts of an unknown kind"
+    ):
         load(str(tmp_path))
 
 

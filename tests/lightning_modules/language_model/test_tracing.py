@@ -155,3 +155,12 @@ def test_a_block_with_two_candidates_is_refused():
     blocks(lm)[1].cross_attn = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     with pytest.raises(ValueError, match="layer 1 of 'llama' has 2 modules"):
         attention_of(lm, 1)
+
+
+def test_mixture_of_experts_is_traced():
+    lm, tokenizer = tiny_model("qwen3_moe"), tiny_tokenizer()
+    fact = fact_of(tokenizer, REQUEST)
+    noise = torch.randn(SAMPLES, fact.last - fact.first + 1, 32)
+    found = trace(lm, fact, noise, WINDOW, range(LAYERS))
+    assert all(effect.isfinite().all() for effect in found.effects.values())
+    assert found.effects["mlp"].any()
