@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.masking_utils import create_masks_for_generate
 
+from .buckets import PAST, SUFFIX, bucket
 from .hooks import first, moving
 from .layout import blocks, layout_of, norm_behind, output_map
 from .passes import picked_logits, read_only_at, recording, starting_at
@@ -68,7 +69,7 @@ class Suffixes(NamedTuple):
 
 @torch.no_grad()
 def record_suffixes(
-    lm: PreTrainedModel, layer: int, batch: TokenBatch, subjects: Tensor
+    lm: PreTrainedModel, layer: int, batch: TokenBatch, subjects: Tensor, rounded: bool = False
 ) -> Suffixes:
     """Runs the whole texts once and records what an edit of ``layer`` needs.
 
@@ -77,6 +78,7 @@ def record_suffixes(
         layer: the edited layer.
         batch: the texts, ``(b, t)``.
         subjects: ``(b,)``, index of each subject's last token.
+        rounded: whether ``s`` and ``p`` are rounded up to powers of two; the padding is masked.
     """
     alone = shortcuts_of(lm).suffix
     cache = DynamicCache()  # without a config: no layer drops states outside its window
@@ -90,11 +92,12 @@ def record_suffixes(
         )
     count, length = batch.tokens.shape
     rows = torch.arange(count, device=subjects.device)
-    width = int((batch.mask.sum(1) - subjects).max())
+    width, longest = int((batch.mask.sum(1) - subjects).max()), int(subjects.max())
+    if rounded:
+        width, longest = bucket(width, SUFFIX), bucket(longest, PAST)
     after = subjects[:, None] + torch.arange(width, device=subjects.device)
     inside = (after < length).long()
     after = after.clamp(max=length - 1)
-    longest = int(subjects.max())
     before = torch.arange(longest, device=subjects.device) - longest + subjects[:, None]
     mask = torch.cat([(before >= 0).long(), batch.mask.gather(1, after) * inside], 1)
 
