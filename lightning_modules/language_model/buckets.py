@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-SUFFIX = 8  # least tokens from the subject on,
+SUFFIX = 4  # least tokens from the subject on,
 PAST = 32  # before it,
 TARGET = 4  # and of a target
 

@@ -50,8 +50,8 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _linear(module: "FastLinear | FastConv1D", x: Tensor, weight: Tensor) -> Tensor:
     """``x Wᵀ + b`` of a map with the weight ``(out, in)``."""
-    rows = x.numel() // x.shape[-1]
-    packed = module.packs.of(module, weight, rows) if module.packs and rows else None
+    several = x.numel() > x.shape[-1]  # for a single row oneDNN has other code
+    packed = module.packs.of(module, weight) if module.packs and several else None
     if packed is None:
         return _OneDNN.apply(x, weight, module.bias)
     return _PackedOneDNN.apply(x, module.bias, packed)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+ROWS = 64  # of an input, that layouts suit; the same in every run, since bits may depend on it
+
 
 class Packed(NamedTuple):
     """A weight in layouts that only oneDNN reads.
@@ -38,14 +40,8 @@ class Packs:
         self.dtype, self.budget = dtype, budget
         self.kept: dict[nn.Module, Packed] = {}
 
-    def of(self, module: nn.Module, weight: Tensor, rows: int) -> Packed | None:
-        """A map's packed weight; None if it does not fit.
-
-        Args:
-            module: the map.
-            weight: ``(out, in)``, its weight.
-            rows: of the input; the layout suits about as many.
-        """
+    def of(self, module: nn.Module, weight: Tensor) -> Packed | None:
+        """A map's packed weight, given its weight ``(out, in)``; None if it does not fit."""
         state = weight.data_ptr(), weight._version
         held = self.kept.get(module)
         if held is None or held.state != state:
@@ -55,7 +51,7 @@ class Packs:
                 return None
             self.budget -= size
             part = weight.detach().to(self.dtype)
-            self.kept[module] = Packed(_packed(part, rows), _packed(part.T, rows), state)
+            self.kept[module] = Packed(_packed(part), _packed(part.T), state)
         return self.kept[module]
 
     @contextmanager
@@ -94,5 +90,5 @@ def _packable(module: nn.Module) -> bool:
     return hasattr(module, "packs")
 
 
-def _packed(weight: Tensor, rows: int) -> Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+def _packed(weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)

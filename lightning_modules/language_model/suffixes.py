@@ -90,19 +90,18 @@ def record_suffixes(
             past_key_values=cache if alone else None,
             use_cache=alone,
         )
-    count, length = batch.tokens.shape
-    rows = torch.arange(count, device=subjects.device)
+    length = batch.tokens.shape[1]
+    rows = torch.arange(len(subjects), device=subjects.device)
     width, longest = int((batch.mask.sum(1) - subjects).max()), int(subjects.max())
     if rounded:
         width, longest = bucket(width, SUFFIX), bucket(longest, PAST)
     after = subjects[:, None] + torch.arange(width, device=subjects.device)
-    inside = (after < length).long()
-    after = after.clamp(max=length - 1)
+    inside, after = (after < length).long(), after.clamp(max=length - 1)
     before = torch.arange(longest, device=subjects.device) - longest + subjects[:, None]
     mask = torch.cat([(before >= 0).long(), batch.mask.gather(1, after) * inside], 1)
 
     def at_subject(states: Tensor) -> Tensor:
-        return states.reshape(count, length, -1)[rows, subjects]
+        return states.reshape(len(rows), length, -1)[rows, subjects]
 
     hidden = first(seen["block"][1])[rows[:, None], after]
     past = DynamicCache(

@@ -93,7 +93,7 @@ def test_all_embedded_requests_need_a_few_shapes():
     plain = [shape(tokenizer, request, contexts) for request in requests]
     least = SUFFIX, PAST, TARGET
     rounded = [tuple(map(bucket, lengths, least)) for lengths in plain]
-    assert (len(set(plain)), len(set(rounded))) == (119, 3)
+    assert (len(set(plain)), len(set(rounded))) == (119, 4)
     lm = tiny_model("gpt2", vocab_size=len(tokenizer), n_layer=2, n_embd=8)
     for lengths in set(rounded):
         request = requests[rounded.index(lengths)]
