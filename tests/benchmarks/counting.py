@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config, GPTJConfig, LlamaConfig, PretrainedConfig
 
@@ -58,7 +57,7 @@ class Step(NamedTuple):
 def steps_of(config: PretrainedConfig) -> tuple[Step, Step]:
     """A step of ours and of the published way, for the family of a configuration."""
     family = FAMILIES[type(config)]
-    first, deeper, higher = (_counted(family, *place) for place in ((3, 1), (4, 1), (4, 2)))
+    first, deeper, higher = (counted(family, *place) for place in ((3, 1), (4, 1), (4, 2)))
     found = []
     for start, deep, high in zip(first, deeper, higher, strict=True):
         above, below = deep - start, high - start
@@ -66,7 +65,7 @@ def steps_of(config: PretrainedConfig) -> tuple[Step, Step]:
     return found[0], found[1]
 
 
-def _counted(family: str, blocks: int, layer: int) -> tuple[int, int]:
+def counted(family: str, blocks: int, layer: int) -> tuple[int, int]:
     """Operations of a step of ours and of the published way."""
     editor = tiny_editor(ROME, tiny_model(family, num_hidden_layers=blocks))
     editor.layers = [layer]
