@@ -89,7 +89,9 @@ def test_launches_grow_with_the_blocks_above_the_edit():
 
 
 def test_the_page_shows_the_expected_seconds():
-    assert expected.table() in expected.PAGE.read_text("utf-8"), "python -m tests.benchmarks.expected"
+    assert expected.table() in expected.PAGE.read_text("utf-8"), (
+        "python -m tests.benchmarks.expected"
+    )
 
 
 def test_large_part_is_left_out_without_an_accelerator():

@@ -3,16 +3,16 @@
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-SUFFIX = 4  # least tokens from the subject on,
-PAST = 32  # before it,
-TARGET = 4  # and of a target
+SUFFIX = 6  # least tokens from the subject on: most requests have at most so many; 12, 24 …
+PAST = 32  # least tokens before it
+TARGET = 4  # least tokens of a target
 
 Place = tuple[int, int, int, int]
 
 
 def bucket(length: int, least: int = 1) -> int:
-    """The smallest power of two that is not below a length, nor below ``least``."""
-    return 1 << (max(length, least) - 1).bit_length()
+    """The first of ``least`` and its doubles that is not below a length."""
+    return least << max(0, -(-length // least) - 1).bit_length()
 
 
 def evened(places: Sequence[Place], width: int) -> Iterator[Place]:

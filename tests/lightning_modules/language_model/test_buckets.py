@@ -12,8 +12,11 @@ from tests.lightning_modules.language_model.test_values import REQUESTS, TOKENIZ
 from tests.tiny import CONTEXTS, EDITED_LAYER, OPTIONS, tiny_model
 
 
-@pytest.mark.parametrize(("length", "least", "rounded"), [(1, 1, 1), (3, 4, 4), (5, 4, 8)])
-def test_a_length_is_rounded_up_to_a_power_of_two(length, least, rounded):
+@pytest.mark.parametrize(
+    ("length", "least", "rounded"),
+    [(1, 1, 1), (5, 1, 8), (3, 4, 4), (6, 6, 6), (7, 6, 12), (13, 6, 24)],
+)
+def test_a_length_is_rounded_up_to_a_double_of_the_least(length, least, rounded):
     assert bucket(length, least) == rounded
 
 
@@ -93,7 +96,7 @@ def test_all_embedded_requests_need_a_few_shapes():
     plain = [shape(tokenizer, request, contexts) for request in requests]
     least = SUFFIX, PAST, TARGET
     rounded = [tuple(map(bucket, lengths, least)) for lengths in plain]
-    assert (len(set(plain)), len(set(rounded))) == (119, 4)
+    assert (len(set(plain)), len(set(rounded))) == (119, 3)
     lm = tiny_model("gpt2", vocab_size=len(tokenizer), n_layer=2, n_embd=8)
     for lengths in set(rounded):
         request = requests[rounded.index(lengths)]
