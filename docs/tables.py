@@ -89,6 +89,7 @@ def groups(edits: Sequence[Edit]) -> dict[str, list[Edit]]:
         "normal": [edit for edit in stable if not begins(edit)],
     }
 
+
 STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)))  # lines told apart in grey
 
 

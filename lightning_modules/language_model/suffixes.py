@@ -78,7 +78,7 @@ def record_suffixes(
         layer: the edited layer.
         batch: the texts, ``(b, t)``.
         subjects: ``(b,)``, index of each subject's last token.
-        rounded: whether ``s`` and ``p`` are rounded up (see :mod:`.buckets`); the padding is masked.
+        rounded: whether ``s`` and ``p`` are rounded up (:mod:`.buckets`); the padding is masked.
     """
     alone = shortcuts_of(lm).suffix
     cache = DynamicCache()  # without a config: no layer drops states outside its window
