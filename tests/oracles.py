@@ -62,7 +62,7 @@ def full_value_search(editor: RankOneEditor, request: EditRequest) -> FoundValue
             shaped = output.view(len(rows), -1, output.shape[-1])
             original.append(shaped[0, subjects[0]].detach())
             moved = shaped.clone()
-            moved[rows, subjects] += change
+            moved[rows, subjects] += change.to(moved)
             return moved.view_as(output)
 
         return edited.register_forward_hook(hook)

@@ -5,7 +5,7 @@ import torch
 from transformers import GPT2Config, GPTJConfig, LlamaConfig
 
 from lightning_modules.functional.value_search import ValueSearchOptions
-from tests.benchmarks import large, shapes, sweep, value_search
+from tests.benchmarks import counting, expected, large, shapes, sweep, value_search
 from tests.benchmarks.large import Shape
 from tests.oracles import padded_perplexity
 
@@ -57,12 +57,41 @@ def test_value_search_is_measured_on_both_shapes():
     assert [row["ratio"] > 0 for row in value_search.rows()] == [True] * 4
 
 
-def test_large_part_runs_on_the_cpu_too(compile_by):
+@pytest.mark.parametrize(
+    "shape",
+    [pytest.param(shape, marks=[pytest.mark.slow] * (shape.name != "gpt2")) for shape in SHAPES],
+    ids=lambda shape: shape.name,
+)
+def test_large_part_runs_on_the_cpu_too(shape, compile_by):
     compile_by("eager")
-    rows = large.rows(SHAPES, torch.device("cpu"), count=1)
-    assert len(rows) == 9
-    assert [row["compiles"] for row in rows if "compiles" in row] == [True] * 3
-    assert all(row["edits_per_second"] > 0 and "bfloat16" in row["shape"] for row in rows)
+    rows = large.rows((shape,), torch.device("cpu"), count=2)
+    assert [row.get("compiles") for row in rows] == [None, True, None]
+    assert all(row["ratio"] > 0 and "bfloat16" in row["shape"] for row in rows)
+
+
+# operations of a step per block above the edit: more of them make an edit slower on a GPU
+@pytest.mark.parametrize(
+    ("config", "per_block", "fixed"),
+    [(GPT2Config(), 43, 105), (GPTJConfig(), 95, 103), (LlamaConfig(), 100, 126)],
+    ids=["gpt2", "gptj", "llama"],
+)
+def test_a_step_launches_few_kernels_and_none_below_the_edit(config, per_block, fixed):
+    ours, published = counting.steps_of(config)
+    assert ours.below == 0
+    assert (ours.above, ours.fixed) <= (per_block, fixed)
+    assert ours.above <= published.above
+    assert ours.fixed <= published.fixed + 5
+
+
+def test_launches_grow_with_the_blocks_above_the_edit():
+    ours, published = counting.steps_of(LlamaConfig())
+    assert counting.counted("llama", 6, 3) == (ours.total(6, 3), published.total(6, 3))
+
+
+def test_the_page_shows_the_expected_seconds():
+    assert expected.table() in expected.PAGE.read_text("utf-8"), (
+        "python -m tests.benchmarks.expected"
+    )
 
 
 def test_large_part_is_left_out_without_an_accelerator():

@@ -1,5 +1,6 @@
 """The value search: several requests together, ahead of their edits, compiled."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
@@ -12,6 +13,7 @@ from data_modules.records import EditRequest
 from ..functional.norm_anchor import anchored
 from ..functional.value_search import FoundValue, ValueSearchOptions
 from ..language_model.compilation import Compilation
+from ..language_model.packing import Packs, require_bfloat16
 from ..language_model.values import Located, Recorded, alike, search_values
 from .replicas import Place
 
@@ -45,6 +47,20 @@ class ValueSearch:
         """Takes the model, and the layer at whose output values are searched."""
         self.lm, self.tokenizer, self.layer = lm, tokenizer, layer
         self.compilation = Compilation(lm) if self.compiled else None
+        self.packs = self._packs()
+
+    def _packs(self) -> Packs:
+        """Keeps packed weights, in bfloat16 all of them.
+
+        Raises:
+            ValueError: if bfloat16 is wanted and does not apply.
+        """
+        if self.options.precision == "model":
+            return Packs(torch.float32, self.options.packed * 2**30)
+        if self.compiled:
+            raise ValueError("value.precision bfloat16 does not apply to a compiled search")
+        require_bfloat16(self.lm)
+        return Packs(torch.bfloat16, math.inf)
 
     def seek(
         self, requests: Sequence[EditRequest], record: Record, share: Place, device: torch.device
@@ -109,8 +125,11 @@ class ValueSearch:
 
     def _found(self, recorded: Recorded, at_step: Callable[[int], None]) -> list[FoundValue]:
         def search() -> list[FoundValue]:
-            return search_values(self.lm, self.layer, recorded, self.options, at_step)
+            with self.packs.used(self.lm):
+                return search_values(self.lm, self.layer, recorded, self.options, at_step)
 
+        if self.packs.dtype == torch.bfloat16:
+            require_bfloat16(self.lm)  # the Trainer may have moved it
         return search() if self.compilation is None else self.compilation(search)
 
 

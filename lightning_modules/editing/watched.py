@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import lightning as L
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from data_modules.records import EditRequest, TaskItem, WatchedText, case_of
@@ -18,7 +17,7 @@ from ..language_model.loading import Dtype, fingerprint, load, load_unweighted, 
 from ..language_model.lower_states import LowerStates
 from ..language_model.positions import begin_at
 from ..language_model.reach import Reach, positions_of, scores_in_windows
-from ..language_model.scoring import Scores, score
+from ..language_model.scoring import Batching, Scores
 from ..language_model.self_test import self_test
 from ..language_model.split import give
 from ..language_model.streamed import use_fast_maps
@@ -27,6 +26,7 @@ from .edited_weights import EditedWeights
 from .judge import Judge, answer
 from .record import HeldRecord
 from .replicas import Place
+from .shared_scores import shared_scores
 
 
 class WatchedModel(L.LightningModule, ABC):
@@ -51,6 +51,7 @@ class WatchedModel(L.LightningModule, ABC):
             template's end of a turn, or EOS without a template.
         device_map: where the layers of a model lie that is too large for one device: ``auto``, or
             a file of devices by module (``docs/devices.md``); the CPU and ``disk`` are devices too.
+        batching: size of the batches in which texts are scored.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class WatchedModel(L.LightningModule, ABC):
         separator: str | None = None,
         end_of_target: bool | str = False,
         device_map: str | None = None,
+        batching: Batching = Batching(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
         self.lm_name = lm
@@ -79,6 +81,7 @@ class WatchedModel(L.LightningModule, ABC):
         self.end_of_target = end_of_target
         self.device_map = device_map
         self.room: Room | None = None
+        self.batching = batching
         self.frames = Frames()
         self.lm: Any = None
         self.record = {}
@@ -196,18 +199,8 @@ class WatchedModel(L.LightningModule, ABC):
         return self.judging.again(spans)
 
     def scored(self, spans: Sequence[Span], lower: LowerStates | None, copies: int = 1) -> Scores:
-        """The same, by all devices together.
-
-        Args:
-            spans: texts and what is to be predicted.
-            lower: hidden states below the edit to reuse.
-            copies: how often each text is repeated.
-        """
-        scores = score(self.lm, spans, lower=lower, copies=copies, share=self.share)
-        parts = [scores.log_prob, scores.greedy, scores.guesses]
-        total = self.share.summed(torch.cat([part.double() for part in parts]), self.device)
-        log_prob, greedy, guesses = total.split([len(part) for part in parts])
-        return Scores(log_prob, scores.length, greedy.long(), guesses.long())
+        """The same of copies of texts, by all devices, with hidden states below the edit."""
+        return shared_scores(self.lm, spans, self.batching, self.share, lower, copies)
 
     def answer(self, items: Sequence[TaskItem], new_tokens: int = 256) -> list[dict[str, float]]:
         """Scores of the current model on each item of one task.

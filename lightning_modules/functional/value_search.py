@@ -32,6 +32,9 @@ class ValueSearchOptions:
         optimizer: Adam, as published, or limited-memory BFGS, which needs fewer evaluations.
         progress: the search also stops if the loss has fallen by less than this share of itself
             within three evaluations; 0 never stops it.
+        precision: of the linear maps' products during a search; ``bfloat16`` is quicker on a
+            processor with instructions for it, and leaves weights, sums and all else in float32.
+        packed: GiB for weights that are kept rearranged for the processor between searches.
         anchor: norm that the MLP's output with the change is scaled to (NAS), ``stored`` takes it
             from this model's file; null leaves the output unscaled.
     """
@@ -46,6 +49,8 @@ class ValueSearchOptions:
     patience: int = 1
     optimizer: Literal["adam", "lbfgs"] = "adam"
     progress: float = 0.0
+    precision: Literal["model", "bfloat16"] = "model"
+    packed: float = 1.0
     anchor: float | Literal["stored"] | None = None
 
     def longest(self, value: Tensor) -> float:

@@ -20,7 +20,7 @@ from ..editing.watched import WatchedModel
 from ..language_model.apart import edited_apart
 from ..language_model.layout import blocks, output_map
 from ..language_model.lower_states import LowerStates
-from ..language_model.scoring import score
+from ..language_model.scoring import Batching, score
 from ..language_model.sinks import attention_on_first, text_states
 from ..language_model.tokens import Span, target_span, text_span
 
@@ -212,9 +212,9 @@ class SinkAtlas(WatchedModel):
             updates[0].weight: [(u.left, cast(Tensor, u.right)) for u in updates]
         }
         together = len(updates)
-        score(self.lm, spans, BATCH_TOKENS // together, lower)  # records what lies below the edit
+        score(self.lm, spans, Batching(BATCH_TOKENS // together), lower)  # records what lies below
         with edited_apart(self.lm, terms):
-            scores = score(self.lm, spans, BATCH_TOKENS, lower, copies=together)
+            scores = score(self.lm, spans, Batching(BATCH_TOKENS), lower, copies=together)
         nll = scores.nll.view(together, -1)
         stated = (scores.greedy == scores.length).view(together, -1)
         texts = len(self.spans)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.masking_utils import create_masks_for_generate
 
+from .buckets import PAST, SUFFIX, bucket
 from .experts import keys_at
 from .hooks import first, moving
 from .layout import blocks, layout_of, norm_behind, output_map
@@ -71,7 +72,7 @@ class Suffixes(NamedTuple):
 
 @torch.no_grad()
 def record_suffixes(
-    lm: PreTrainedModel, layer: int, batch: TokenBatch, subjects: Tensor
+    lm: PreTrainedModel, layer: int, batch: TokenBatch, subjects: Tensor, rounded: bool = False
 ) -> Suffixes:
     """Runs the whole texts once and records what an edit of ``layer`` needs.
 
@@ -80,6 +81,7 @@ def record_suffixes(
         layer: the edited layer.
         batch: the texts, ``(b, t)``.
         subjects: ``(b,)``, index of each subject's last token.
+        rounded: whether ``s`` and ``p`` are rounded up (:mod:`.buckets`); the padding is masked.
     """
     alone = shortcuts_of(lm).suffix
     cache = DynamicCache()  # without a config: no layer drops states outside its window
@@ -91,18 +93,18 @@ def record_suffixes(
             past_key_values=cache if alone else None,
             use_cache=alone,
         )
-    count, length = batch.tokens.shape
-    rows = torch.arange(count, device=subjects.device)
-    width = int((batch.mask.sum(1) - subjects).max())
+    length = batch.tokens.shape[1]
+    rows = torch.arange(len(subjects), device=subjects.device)
+    width, longest = int((batch.mask.sum(1) - subjects).max()), int(subjects.max())
+    if rounded:
+        width, longest = bucket(width, SUFFIX), bucket(longest, PAST)
     after = subjects[:, None] + torch.arange(width, device=subjects.device)
-    inside = (after < length).long()
-    after = after.clamp(max=length - 1)
-    longest = int(subjects.max())
+    inside, after = (after < length).long(), after.clamp(max=length - 1)
     before = torch.arange(longest, device=subjects.device) - longest + subjects[:, None]
     mask = torch.cat([(before >= 0).long(), batch.mask.gather(1, after) * inside], 1)
 
     def at_subject(states: Tensor) -> Tensor:
-        return at(states.reshape(count, length, -1), rows, subjects)
+        return at(states.reshape(len(rows), length, -1), rows, subjects)
 
     hidden = at(first(seen["block"][1]), rows[:, None], after)
     past = DynamicCache(

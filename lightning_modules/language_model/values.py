@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from data_modules.records import EditRequest
 
 from ..functional.value_search import Answers, FoundValue, ValueSearchOptions, value_search
+from .buckets import Place, evened, remaining
 from .keys import edited_keys
 from .suffixes import Suffixes, record_suffixes, suffix_logits
 from .tokens import Span, collate, located_span
@@ -60,7 +61,9 @@ class Recorded(NamedTuple):
         rows: ``(a,)``, the text of each target token.
         columns: ``(a,)``, the position of its logits, from the subject's last token on.
         targets: ``(a,)``, target tokens.
-        weights: ``(a,)``, weight of each in its request's mean over contexts of means over tokens.
+        weights: ``(a,)``, weight of each in its request's mean over contexts of means over tokens;
+            0 for one that only fills up a shape.
+        rounded: whether shapes are rounded up, so that few of them occur.
     """
 
     requests: int
@@ -70,6 +73,7 @@ class Recorded(NamedTuple):
     columns: Tensor
     targets: Tensor
     weights: Tensor
+    rounded: bool = False
 
     @property
     def texts(self) -> int:
@@ -105,6 +109,7 @@ class Recorded(NamedTuple):
             self.columns[here],
             self.targets[here],
             self.weights[here],
+            self.rounded,
         )
 
 
@@ -136,6 +141,7 @@ def record_requests(
     layer: int,
     contexts: Sequence[str],
     requests: Sequence[EditRequest],
+    rounded: bool = False,
 ) -> Recorded:
     """Runs requests in every context, and their essence prompts, through the model once.
 
@@ -145,9 +151,10 @@ def record_requests(
         layer: the edited layer.
         contexts: templates with one ``{}``, the plain one first.
         requests: the facts to change.
+        rounded: whether shapes are rounded up (see :mod:`.buckets`).
     """
     texts: list[Span] = []
-    places: list[tuple[int, int, int]] = []
+    places: list[Place] = []
     for request in requests:
         for context in contexts:
             span = located_span(tokenizer, request, context)
@@ -159,17 +166,22 @@ def record_requests(
         layer,
         collate([text.tokens for text in texts], lm.device),
         torch.tensor([text.subject for text in texts], device=lm.device),
+        rounded,
     )
     suffixes = suffixes._replace(keys=edited_keys(lm, layer, requests, suffixes.keys))
-    rows, columns, targets = torch.tensor(places, device=lm.device).T
-    weights = 1.0 / rows.bincount()[rows] / len(contexts)
-    return Recorded(len(requests), suffixes, suffixes.values, rows, columns, targets, weights)
+    if rounded:
+        places = list(evened(places, suffixes.tokens.shape[1]))
+    rows, columns, targets, counted = torch.tensor(places, device=lm.device).T
+    weights = counted / rows.bincount(counted.float())[rows] / len(contexts)
+    found = rows, columns, targets, weights
+    return Recorded(len(requests), suffixes, suffixes.values, *found, rounded)
 
 
-def _target_places(span: Span, row: int) -> list[tuple[int, int, int]]:
-    """Row, column of the logits, and token of every target token."""
+def _target_places(span: Span, row: int) -> list[Place]:
+    """Row, column of the logits, and token of every target token; the 1 counts it."""
     return [
-        (row, at - 1 - span.subject, span.tokens[at]) for at in range(span.start, len(span.tokens))
+        (row, at - 1 - span.subject, span.tokens[at], 1)
+        for at in range(span.start, len(span.tokens))
     ]
 
 
@@ -189,26 +201,28 @@ def search_values(
     before: Tensor | None = None
     steps = count(1)
     searching, part = list(range(recorded.requests)), recorded
-    index = torch.tensor(searching, device=recorded.rows.device)
+    computed, index = searching, torch.tensor(searching, device=recorded.rows.device)
 
     def answers(change: Tensor, numbers: Sequence[int]) -> Answers:
-        nonlocal before, searching, part, index
+        nonlocal before, searching, computed, part, index
         if at_step is not None:
             at_step(next(steps))
         if list(numbers) != searching:
-            searching, part = list(numbers), recorded.chosen(numbers)
-            index = torch.tensor(searching, device=change.device)
+            searching = list(numbers)
+            computed = remaining(searching, computed) if recorded.rounded else searching
+            part, index = recorded.chosen(computed), torch.tensor(computed, device=change.device)
+        if part.requests > len(numbers):
+            change = F.pad(change, (0, 0, 0, part.requests - len(numbers)))
         logits, essence = _heard(lm, layer, part, change)
         now = essence.log_softmax(-1)
         before = now.detach() if before is None else before
         kl = F.kl_div(before[index], now, reduction="none", log_target=True).sum(-1)
         nll = part.weights * F.cross_entropy(logits, part.targets, reduction="none")
-        missed = (logits.detach().argmax(-1) != part.targets).float()
+        missed = ((logits.detach().argmax(-1) != part.targets) & (part.weights > 0)).float()
         none = change.new_zeros(part.requests)
         owner = part.rows // part.texts
-        return Answers(
-            none.index_add(0, owner, nll), kl, none.detach().index_add(0, owner, missed) == 0
-        )
+        told = none.index_add(0, owner, nll), kl, none.detach().index_add(0, owner, missed) == 0
+        return Answers(*(each[: len(numbers)] for each in told))
 
     return value_search(answers, recorded.values[:: recorded.texts], options)
 

@@ -44,9 +44,8 @@ class KeyValueEditor(Editor):
         calibration: file written by ``papers/risk-calibration.yaml``, from which the collapse
             probability is computed; by default that of the embedded model and its default method.
         search_together: most requests whose values are searched in one batch; bounds memory.
-        compile_search: whether the model is compiled for the search, with CUDA graphs on a GPU; the
-            first searches take minutes more, and a CPU gains nothing. If compilation fails, a
-            warning says so and the search runs uncompiled.
+        compile_search: compile the model for the search, with CUDA graphs on a GPU; the first
+            searches take minutes more. If that fails, a warning says so and it runs uncompiled.
     """
 
     auto_width = 1
@@ -152,7 +151,8 @@ class KeyValueEditor(Editor):
         """The requests' texts in all or the given contexts, recorded up to the value's layer."""
         among = self.contexts.templates if templates is None else templates
         asked, at = map(self.as_edited, requests), self.value_layer if layer is None else layer
-        return record_requests(self.lm, self.tokenizer, at, among, list(asked))
+        texts = self.tokenizer, at, among, list(asked)
+        return record_requests(self.lm, *texts, self.search.compiled)
 
     def locate(
         self, requests: Sequence[EditRequest], templates: Sequence[str] | None = None

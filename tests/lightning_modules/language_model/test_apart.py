@@ -5,7 +5,7 @@ from lightning_modules.editing.edited_weights import EditedWeights, Update
 from lightning_modules.language_model.apart import edited_apart
 from lightning_modules.language_model.layout import blocks, output_map, output_weight_name
 from lightning_modules.language_model.lower_states import LowerStates
-from lightning_modules.language_model.scoring import score
+from lightning_modules.language_model.scoring import Batching, score
 from lightning_modules.language_model.tokens import Span
 from tests.tiny import tiny_model
 
@@ -64,7 +64,7 @@ def test_weights_are_not_touched_and_no_hook_stays(tiny_gpt2):
 
 def test_copies_of_an_unedited_model_score_alike_in_small_batches(tiny_llama):
     plain = score(tiny_llama, SPANS)
-    copied = score(tiny_llama, SPANS, batch_tokens=12, copies=3)
+    copied = score(tiny_llama, SPANS, batching=Batching(12), copies=3)
     torch.testing.assert_close(copied.log_prob, plain.log_prob.repeat(3), rtol=1e-5, atol=1e-4)
 
 

@@ -2,7 +2,7 @@ import torch
 
 from lightning_modules.language_model.layout import blocks, oriented, output_weight_name
 from lightning_modules.language_model.lower_states import LowerStates
-from lightning_modules.language_model.scoring import score
+from lightning_modules.language_model.scoring import Batching, score
 from lightning_modules.language_model.tokens import Span, collate
 from tests.tiny import WINDOW
 
@@ -48,7 +48,7 @@ def test_states_beyond_the_budget_are_not_kept(tiny_llama):
     assert lower.kept == {}
     lower = LowerStates(LAYER, 1.5 * size)
     for spans in (SPANS, SPANS[::-1]):
-        score(tiny_llama, spans, lower=lower, batch_tokens=10**6)
+        score(tiny_llama, spans, lower=lower, batching=Batching(10**6))
     assert sum(hidden.nbytes for hidden in lower.kept.values()) <= 1.5 * size
 
 

@@ -6,8 +6,9 @@ import torch
 from transformers import PreTrainedModel
 
 from lightning_modules.language_model import scoring
-from lightning_modules.language_model.scoring import Scores, score
+from lightning_modules.language_model.scoring import Batching, Scores, score
 from lightning_modules.language_model.tokens import Span, target_span, text_span
+from tests.benchmarks.shapes import lengths_like_me_ppl
 from tests.tiny import WORDS, tiny_model, tiny_tokenizer
 
 BATCHES = pytest.mark.parametrize("batch_tokens", [1, 40, 2048])
@@ -52,20 +53,20 @@ def in_float64(lm: PreTrainedModel) -> PreTrainedModel:
 @BATCHES
 def test_scores_equal_a_float64_log_softmax_everywhere(tiny_lm, batch_tokens):
     lm = in_float64(tiny_lm)
-    check(lm, score(lm, spans(), batch_tokens), spans())
+    check(lm, score(lm, spans(), Batching(batch_tokens)), spans())
 
 
 @BATCHES
 def test_scores_of_a_collapsed_model_are_exact(batch_tokens):
     lm = tiny_model("llama").double()
     lm.lm_head.weight *= 100.0
-    scores = score(lm, spans(), batch_tokens)
+    scores = score(lm, spans(), Batching(batch_tokens))
     assert 200 < scores.nll.mean() < 700
     check(lm, scores, spans())
 
 
 def test_float32_model_scores_close_to_its_reference(tiny_lm):
-    scores = score(tiny_lm, spans(), 200)
+    scores = score(tiny_lm, spans(), Batching(200))
     for number, span in enumerate(spans()):
         assert float(scores.log_prob[number]) == pytest.approx(
             reference(tiny_lm, span)[0], rel=1e-4
@@ -86,13 +87,13 @@ def test_guesses_are_what_the_model_would_say_at_each_place(tiny_lm):
     expected = [
         lm(torch.tensor([span.tokens])).logits[0, span.start - 1 : -1].argmax(-1) for span in scored
     ]
-    assert torch.equal(score(lm, scored, 200).guesses, torch.cat(expected))
-    twice = score(lm, scored, 200, copies=2).guesses
+    assert torch.equal(score(lm, scored, Batching(200)).guesses, torch.cat(expected))
+    twice = score(lm, scored, Batching(200), copies=2).guesses
     assert torch.equal(twice, torch.cat([*expected, *expected]))
 
 
 def test_span_without_target_scores_nothing(tiny_gpt2):
-    scores = score(tiny_gpt2, [Span([5, 6, 7], 3), Span([5, 6], 1)], batch_tokens=1)
+    scores = score(tiny_gpt2, [Span([5, 6, 7], 3), Span([5, 6], 1)], batching=Batching(1))
     assert scores.length.tolist() == [0, 1]
     assert scores.log_prob[0] == 0
     assert scores.log_prob[1] < 0
@@ -142,3 +143,31 @@ def test_answers_of_one_token_to_the_same_question_are_read_once(tiny_llama):
     for field in ("log_prob", "greedy", "length", "guesses"):
         expected = torch.cat([getattr(scores, field) for scores in alone])
         torch.testing.assert_close(getattr(together, field), expected, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("batching", "passes"),
+    [(Batching(), 6), (Batching(padding=0.4), 2), (Batching(4096, 0.6), 1)],
+    ids=["little padding", "few passes", "a single pass"],
+)
+def test_fifty_sentences_are_scored_in_few_passes_if_padding_may_be_large(
+    tiny_gpt2, monkeypatch, batching, passes
+):
+    lengths = lengths_like_me_ppl(50, 59)
+    scored = [Span([(7 * at + n) % 400 for at in range(n)], 1) for n in lengths]
+    expected = score(tiny_gpt2, scored)
+    whole, run = scoring._token_scores, []
+    monkeypatch.setattr(scoring, "_token_scores", lambda *args: run.append(1) or whole(*args))
+    found = score(tiny_gpt2, scored, batching)
+    assert len(run) == passes
+    torch.testing.assert_close(found.nll, expected.nll, rtol=1e-6, atol=0)
+    assert torch.equal(found.guesses, expected.guesses)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [({"tokens": 0}, "at least 1 token, got tokens 0"), ({"padding": 1.0}, "got 1.0")],
+)
+def test_batches_without_room_are_refused(options, why):
+    with pytest.raises(ValueError, match=why):
+        Batching(**options)
