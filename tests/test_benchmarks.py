@@ -5,7 +5,7 @@ import torch
 from transformers import GPT2Config, GPTJConfig, LlamaConfig
 
 from lightning_modules.functional.value_search import ValueSearchOptions
-from tests.benchmarks import large, shapes, sweep, value_search
+from tests.benchmarks import checkpoints, large, shapes, sweep, value_search
 from tests.benchmarks.large import Shape
 from tests.oracles import padded_perplexity
 
@@ -63,6 +63,12 @@ def test_large_part_runs_on_the_cpu_too(compile_by):
     assert len(rows) == 9
     assert [row["compiles"] for row in rows if "compiles" in row] == [True] * 3
     assert all(row["edits_per_second"] > 0 and "bfloat16" in row["shape"] for row in rows)
+
+
+def test_checkpoints_of_many_edits_are_measured_in_both_ways():
+    few, many = checkpoints.rows(SHAPES[2].config, counts=(2, 200), every=4)
+    assert few["ours_bytes"] < few["oracle_bytes"] < many["oracle_bytes"]
+    assert many["ours_bytes"] < many["oracle_bytes"] / 2
 
 
 def test_large_part_is_left_out_without_an_accelerator():
