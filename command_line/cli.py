@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from callbacks.keeping.checkpoint import readable
+from callbacks.keeping.checkpoint_files import readable
 from callbacks.keeping.export_option import Export, Kind
 from callbacks.keeping.interruption import Interruption
 from callbacks.keeping.resume import LastRun, last_run

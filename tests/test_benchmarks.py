@@ -5,7 +5,7 @@ import torch
 from transformers import GPT2Config, GPTJConfig, LlamaConfig
 
 from lightning_modules.functional.value_search import ValueSearchOptions
-from tests.benchmarks import counting, expected, large, shapes, sweep, value_search
+from tests.benchmarks import checkpoints, counting, expected, large, shapes, sweep, value_search
 from tests.benchmarks.large import Shape
 from tests.oracles import padded_perplexity
 
@@ -92,6 +92,12 @@ def test_the_page_shows_the_expected_seconds():
     assert expected.table() in expected.PAGE.read_text("utf-8"), (
         "python -m tests.benchmarks.expected"
     )
+
+
+def test_checkpoints_of_many_edits_are_measured_in_both_ways():
+    few, many = checkpoints.rows(SHAPES[2].config, counts=(2, 200), every=4)
+    assert few["ours_bytes"] < few["oracle_bytes"] < many["oracle_bytes"]
+    assert many["ours_bytes"] < many["oracle_bytes"] / 2
 
 
 def test_large_part_is_left_out_without_an_accelerator():

@@ -51,6 +51,7 @@ GUARD = [
 ]
 BATCH = ["--model=lightning_modules.methods.memit.MEMIT", "--model.layers=[0,1]"]
 BATCH += ["--model.history=true", "--data.batch_size=2"]
+INCREMENTS = ["--trainer.callbacks.light=0", "--trainer.callbacks.whole_every=2"]
 
 
 class Kind(NamedTuple):
@@ -86,6 +87,8 @@ def kinds(lm: str, folder: Path) -> dict[str, Kind]:
         "sweep": Kind([*SWEEP, *EXPORTS]),
         "guarded": Kind([*GUARD, *EXPORTS]),
         "batch": Kind([*BATCH, *EXPORTS]),
+        "increments": Kind([*INCREMENTS, *EXPORTS]),
+        "increments of a sweep": Kind([*INCREMENTS, *SWEEP, *EXPORTS]),
         "MEND": Kind([*mend, *EXPORTS]),
         "two processes": Kind([*EXPORTS, "--trainer.devices=2"], 2),
         "sweep on two processes": Kind([*SWEEP, *EXPORTS[:2], "--trainer.devices=2"], 2),
@@ -322,6 +325,7 @@ if __name__ == "__main__":
     parser.add_argument("--page", type=Path, default=PAGE, help="where the figures go")
     asked = parser.parse_args()
     every = [*("sequential", "sweep", "guarded", "batch", "MEND")]
+    every += ["increments", "increments of a sweep"]
     every += ["two processes", "sweep on two processes"]
     work = Path(tempfile.mkdtemp(prefix="torture"))
     trials = tortured(work, asked.minutes, asked.kills, asked.only or every, asked.seed)

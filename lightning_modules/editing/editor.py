@@ -203,7 +203,7 @@ class Editor(WatchedModel):
 
     def undo(self) -> None:
         """Takes the last edit back: weights, history, and the list of edited requests."""
-        self.edited.assign(self.original | self.before.weights)
+        self.edited.assign(self.edited.completed(self.before.weights))
         self.history, self.applied = dict(self.before.history), []
         self.edited_requests = list(self.before.edited_requests)
 
@@ -244,7 +244,7 @@ class Editor(WatchedModel):
                 f"the checkpoint holds edits of another model than {self.lm_name!r}; name the "
                 "model it was made with by --model.lm"
             )
-        self.edited.load({n.removeprefix("lm."): w for n, w in checkpoint["state_dict"].items()})
+        self.edited.rebuild(checkpoint)
         self.history = {name: t.to(self.device) for name, t in checkpoint["history"].items()}
         self.edited_requests = list(checkpoint["edited_requests"])
         self.baseline = dict(checkpoint["baseline"])

@@ -215,8 +215,7 @@ GROUPS = (
     )),
     Group("Early warning", "warning", (
         Field("norm_growth", NUMBER, "ratio, from -1",
-              "Growth of an edited weight's Frobenius norm over the original's; of several weights "
-              "the largest.", "WarningSignals"),
+              "Growth of a weight's Frobenius norm; of several the largest.", "WarningSignals"),
         Field("weight_change", NUMBER, "ratio",
               "Norm of W' - W over that of W; of several weights the largest.", "WarningSignals"),
         Field("overlap_output", NUMBER, SHARE,
@@ -228,8 +227,7 @@ GROUPS = (
               "Distance of watched texts' hidden states behind the last block from the unedited "
               "model's, relative, root mean square over tokens.", "WarningSignals"),
         Field("text_entropy", NUMBER, "bits",
-              "Mean entropy of the n-grams of sampled texts that continue watched ones.",
-              "WarningSignals", "ROME, 3.4"),
+              "Mean n-gram entropy of sampled continuations.", "WarningSignals", "ROME, 3.4"),
     )),
     Group("Studies", "drift", (
         Field("drift_norm[_WEIGHT]", NUMBER, "Frobenius norm",

@@ -1,9 +1,11 @@
 """Changes of a linear map for n keys at once, by regularised least squares (as in MEMIT).
 
 ``A = A0 + Kp Kpᵀ`` says which outputs to preserve: ``A0`` those for keys of text, ``Kp`` those for
-keys of past edits. ``A0`` is factorized once per run; an edit solves a system of its n keys only.
+keys of past edits. ``A0`` is factorized once per run. The keys of an edit lower the inverse by
+``U Uᵀ`` with as many columns: ``A⁻¹ = A0⁻¹ - U Uᵀ``, and an edit costs one product with U more.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -27,31 +29,27 @@ class LowRank(NamedTuple):
     right: Tensor
 
 
-class Past(NamedTuple):
-    """The keys of t past edits and the factors for solving with them, float64.
+class Fit(NamedTuple):
+    """A change that fits new pairs, and what their keys take from the inverse of the system.
 
     Attributes:
-        keys: ``(f, t)``, Kp; the others can be recomputed from it.
-        solved: ``(f, t)``, ``A0⁻¹ Kp``.
-        factor: ``(t, t)``, lower Cholesky factor of ``I + Kpᵀ A0⁻¹ Kp``.
+        change: of the linear map.
+        downdate: ``(f, n)``, U with ``(A + K Kᵀ)⁻¹ = A⁻¹ - U Uᵀ``, float64.
     """
 
-    keys: Tensor
-    solved: Tensor
-    factor: Tensor
+    change: LowRank
+    downdate: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class NormalEquations:
     """The system ``A = A0 + Kp Kpᵀ`` with ``A0 = weight · L Lᵀ``; immutable.
 
-    Past keys suffice to rebuild it: ``NormalEquations(factor, weight).extended(past.keys)``.
-
     Args:
         factor: ``(f, f)``, L by :func:`~.rank_one.factorize`; None stands for the identity, and
             ``A0`` is a plain ridge.
         weight: how strongly the outputs for the keys in ``L Lᵀ`` are preserved.
-        past: keys of past edits; only :meth:`extended` sets it.
+        past: downdates ``(f, m)`` by the keys of past edits: ``A⁻¹ = A0⁻¹ - Σ U Uᵀ``.
 
     Raises:
         ValueError: if the weight is not positive.
@@ -59,7 +57,7 @@ class NormalEquations:
 
     factor: Tensor | None
     weight: float = 1.0
-    past: Past | None = None
+    past: Sequence[Tensor] = ()
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
@@ -70,12 +68,11 @@ class NormalEquations:
 
     def solve(self, keys: Tensor) -> Tensor:
         """``A⁻¹ K``: ``(f, n)`` for keys ``(f, n)``."""
-        solved = self._solve_base(keys)
-        if self.past is None:
-            return solved
-        return solved - self.past.solved @ torch.cholesky_solve(
-            self.past.keys.T @ solved, self.past.factor
-        )
+        keys = keys.double()
+        solved = whiten(keys, self.factor) / self.weight
+        for part in self.past:
+            solved.addmm_(part, part.T @ keys, alpha=-1)
+        return solved
 
     def extended(self, keys: Tensor) -> "NormalEquations":
         """The system with ``(f, n)`` more past keys: ``A + K Kᵀ``.
@@ -85,37 +82,7 @@ class NormalEquations:
         Raises:
             FloatingPointError: if the keys are too large, or not finite.
         """
-        keys, solved = (
-            part.clone(memory_format=torch.contiguous_format)  # .contiguous() skips a single column
-            for part in (keys.double(), self._solve_base(keys.double()))
-        )
-        corner = _plus_identity(keys.T @ solved)
-        if self.past is None:
-            return replace(self, past=Past(keys, solved, _factorize_gram(corner)))
-        below = torch.linalg.solve_triangular(
-            self.past.factor, self.past.solved.T @ keys, upper=False
-        )
-        factor = torch.block_diag(self.past.factor, _factorize_gram(corner - below.T @ below))
-        factor[len(below) :, : len(below)] = below.T
-        return replace(
-            self,
-            past=Past(
-                torch.cat([self.past.keys, keys], 1),
-                torch.cat([self.past.solved, solved], 1),
-                factor,
-            ),
-        )
-
-    def first(self, count: int) -> "NormalEquations":
-        """Exactly the system as it was with that many past keys."""
-        if self.past is None or count == 0:
-            return replace(self, past=None)
-        keys, solved, factor = self.past
-        parts = keys[:, :count], solved[:, :count], factor[:count, :count]
-        return replace(self, past=Past(*(part.contiguous() for part in parts)))
-
-    def _solve_base(self, keys: Tensor) -> Tensor:
-        return whiten(keys, self.factor) / self.weight
+        return replace(self, past=(*self.past, _downdate(self, keys)[0]))
 
 
 def ridge_update(system: NormalEquations, keys: Tensor, residuals: Tensor) -> LowRank:
@@ -133,8 +100,18 @@ def ridge_update(system: NormalEquations, keys: Tensor, residuals: Tensor) -> Lo
         ValueError: if keys and residuals are not of the same number.
         FloatingPointError: if the keys are too large, or not finite.
     """
+    return ridge_fit(system, keys, residuals).change
+
+
+def ridge_fit(system: NormalEquations, keys: Tensor, residuals: Tensor) -> Fit:
+    """The same with the downdate by the new keys; arguments and errors are those of the change.
+
+    With ``F = A⁻¹ K`` and ``L Lᵀ = I + Kᵀ F``, ``U = F L⁻ᵀ`` and ``Kᵀ (A + K Kᵀ)⁻¹ = L⁻ᵀ Uᵀ``.
+    """
     check_pairs(keys, residuals)
-    return LowRank(residuals.double(), gain(keys, system.solve(keys)))
+    downdate, factor = _downdate(system, keys)
+    right = torch.linalg.solve_triangular(factor.T, downdate.T, upper=True)
+    return Fit(LowRank(residuals.double(), right), downdate)
 
 
 def equality_update(
@@ -163,20 +140,6 @@ def equality_update(
     gram.diagonal().add_(slack)
     factor = _factorize_gram(gram)
     return LowRank(residuals.double(), torch.cholesky_solve(solved.T, factor))
-
-
-def gain(keys: Tensor, solved: Tensor) -> Tensor:
-    """Right factor of an update, ``Kᵀ (A + K Kᵀ)⁻¹ = (I + Kᵀ F)⁻¹ Fᵀ``, ``(n, f)``.
-
-    Args:
-        keys: ``(f, n)``.
-        solved: ``(f, n)``, ``F = A⁻¹ K``.
-
-    Raises:
-        FloatingPointError: if the keys are too large, or not finite.
-    """
-    factor = _factorize_gram(_plus_identity(keys.double().T @ solved))
-    return torch.cholesky_solve(solved.T, factor)
 
 
 def check_pairs(keys: Tensor, residuals: Tensor) -> None:
@@ -230,8 +193,18 @@ def condition_number(second_moment: Tensor) -> float:
     return largest / smallest if smallest > 0 else torch.inf
 
 
-def _plus_identity(gram: Tensor) -> Tensor:
-    return gram + torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+def _downdate(system: NormalEquations, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """``U = F L⁻ᵀ`` ``(f, n)`` and L ``(n, n)``, where ``F = A⁻¹ K`` and ``L Lᵀ = I + Kᵀ F``."""
+    keys = _laid_out(keys.double())
+    solved = system.solve(keys)
+    gram = keys.T @ solved
+    gram.diagonal().add_(1)
+    factor = _factorize_gram(gram)
+    return _laid_out(torch.linalg.solve_triangular(factor, solved.T, upper=False).T), factor
+
+
+def _laid_out(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format)  # .contiguous() skips one column
 
 
 def _factorize_gram(gram: Tensor) -> Tensor:

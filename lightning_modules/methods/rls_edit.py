@@ -1,4 +1,4 @@
-"""RLSEdit: recursive least squares over all edits, each at the cost of the first."""
+"""RLSEdit: recursive least squares over all edits, each at nearly the cost of the first."""
 
 from typing import Any
 

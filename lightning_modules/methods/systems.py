@@ -1,21 +1,20 @@
 """The equation of a layer's change: the part in which the methods that spread residuals differ."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..functional.least_squares import (
     LowRank,
     NormalEquations,
     equality_update,
-    ridge_update,
+    ridge_fit,
 )
 from ..functional.null_space import NullSpace, null_space
 from ..functional.rank_one import factorize
-from ..functional.recursive_least_squares import initial_covariance, recursive_update
-from .past_keys import History, PastKeys
+from .past_edits import History, PastEdits
 
 Moment = Tensor | float | None  # C (f, f), a multiple of the identity, or the identity
 
@@ -47,8 +46,9 @@ class System(ABC):
 class Ridge(System):
     """``Δ = R Kᵀ (A + Kp Kpᵀ + K Kᵀ)⁻¹`` with ``A = λ C + μ I``.
 
-    With a history, Kp are the keys of all past edits; without one they are forgotten. Only the keys
-    are stored; the factors are computed from them. An edit's cost grows with their number.
+    With a history, Kp are the keys of all past edits; without one they are forgotten. Of each edit
+    the history keeps what its keys take from the inverse, ``A⁻¹ = (λ C + μ I)⁻¹ - U Uᵀ``; so an
+    edit costs one product with U more than the first, and at most one with 2 f columns.
 
     Args:
         preservation: λ, the number of tokens of text that outweigh an edit's key.
@@ -63,19 +63,19 @@ class Ridge(System):
         self.norm_weight = norm_weight
         self.history = history
         self.initial: dict[int, NormalEquations] = {}
-        self._known: dict[int, NormalEquations] = {}
 
     def prepare(self, layer: int, moment: Moment) -> None:
         """Factorizes A."""
-        self._start_from(layer, self._unextended(moment))
+        self.initial[layer] = self._initial(moment)
 
     def fit(self, layer: int, keys: Tensor, residuals: Tensor, history: History) -> LowRank:
-        """The ridge solution; adds the keys to the history if there is one."""
-        past = PastKeys(history, layer)
-        system = self._known[layer] = self._extended(layer, past)
+        """The ridge solution; adds the keys' downdate to the history if there is one."""
+        past = PastEdits(history, layer)
+        system = replace(self.initial[layer], past=past.parts())
+        change, downdate = ridge_fit(system, keys, residuals)
         if self.history:
-            past.append(keys)
-        return ridge_update(system, keys, residuals)
+            past.append(downdate)
+        return change
 
     def card(self) -> dict[str, Any]:
         """λ, μ, and whether past keys are kept."""
@@ -85,7 +85,7 @@ class Ridge(System):
             "history": self.history,
         }
 
-    def _unextended(self, moment: Moment) -> NormalEquations:
+    def _initial(self, moment: Moment) -> NormalEquations:
         """A alone."""
         if not isinstance(moment, Tensor):
             return NormalEquations(None, self.preservation * _multiple(moment) + self.norm_weight)
@@ -95,30 +95,11 @@ class Ridge(System):
         held.diagonal(dim1=-2, dim2=-1).add_(self.norm_weight)
         return NormalEquations(factorize(held))
 
-    def _start_from(self, layer: int, system: NormalEquations) -> None:
-        self.initial[layer] = self._known[layer] = system
-
-    def _extended(self, layer: int, past: PastKeys) -> NormalEquations:
-        """``A + Kp Kpᵀ`` from the last known one; an undo may have shortened the history."""
-        system = self._known[layer]
-        keys, known = past.keys, system.past.keys if system.past else None
-        if keys is None or known is None:
-            system, shared = self.initial[layer], 0
-        else:
-            shared = min(known.shape[1], keys.shape[1])
-            if not torch.equal(known[:, :shared], keys[:, :shared].double()):
-                system, shared = self.initial[layer], 0
-            elif shared < known.shape[1]:
-                system = system.first(shared)
-        for batch in past.batches(shared):
-            system = system.extended(batch)
-        return system
-
 
 class NullSpaceRidge(Ridge):
     """``Δ = R Kᵀ P (Kp Kpᵀ P + K Kᵀ P + L2 I)⁻¹``: outputs outside a null space of C do not change.
 
-    P projects on the null space; the history holds projected keys.
+    P projects on the null space; past keys are projected too.
 
     Args:
         energy: the smallest eigenvectors of C that together hold at most this share of its trace
@@ -194,44 +175,30 @@ class Equality(System):
         return {"preservation": self.preservation, "slack": self.slack}
 
 
-class Recursive(System):
+class Recursive(Ridge):
     """``Δ = R Kᵀ C_t`` with ``C_t = C_{t-1} - F (I + Kᵀ F)⁻¹ Fᵀ`` and ``F = C_{t-1} K``.
 
-    Its memory is one covariance ``(f, f)`` per layer, ``C₀ = (λ² I + μ² K0 K0ᵀ)⁻¹`` before the
-    first edit, so every edit costs the same.
+    The recursion starts from ``C₀ = (λ² I + μ² K0 K0ᵀ)⁻¹``, so that it is a ridge with a history,
+    and ``C_t`` is kept as its ``A⁻¹``: the factor of ``C₀⁻¹``, and ``C₀ - C_t = U Uᵀ``.
 
     Args:
         ridge: λ, how strongly weights are kept at their originals.
         preservation: μ, how strongly the outputs for keys of text are preserved; their second
             moment stands for ``K0 K0ᵀ``, so μ² is a number of tokens.
+
+    Raises:
+        ValueError: if λ is negative.
     """
 
     def __init__(self, ridge: float, preservation: float) -> None:
-        self.ridge = ridge
-        self.preservation = preservation
-        self.initial: dict[int, Tensor] = {}
-        self.multiples: dict[int, float] = {}
-
-    def prepare(self, layer: int, moment: Moment) -> None:
-        """Computes the covariance before any edit; for the identity it needs the keys' width."""
-        self.initial.pop(layer, None)
-        self.multiples[layer] = 1.0 if isinstance(moment, Tensor) else _multiple(moment)
-        if isinstance(moment, Tensor):
-            self.initial[layer] = initial_covariance(moment, self.ridge, self.preservation)
-
-    def fit(self, layer: int, keys: Tensor, residuals: Tensor, history: History) -> LowRank:
-        """The recursion's change; stores the covariance after it."""
-        if layer not in self.initial:
-            moment = self.multiples[layer] * torch.eye(len(keys), device=keys.device)
-            self.initial[layer] = initial_covariance(moment, self.ridge, self.preservation)
-        name = f"covariance/{layer}"
-        covariance = history.get(name, self.initial[layer])
-        change, history[name] = recursive_update(covariance, keys, residuals)
-        return change
+        if not ridge >= 0:
+            raise ValueError(f"ridge must not be negative, got {ridge}")
+        super().__init__(preservation**2, ridge**2, history=True)
+        self.told = {"ridge": ridge, "preservation": preservation}
 
     def card(self) -> dict[str, Any]:
         """λ and μ."""
-        return {"ridge": self.ridge, "preservation": self.preservation}
+        return dict(self.told)
 
 
 def _multiple(moment: float | None) -> float:

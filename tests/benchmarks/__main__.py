@@ -1,7 +1,7 @@
 """Measures speed: python -m tests.benchmarks [PART …] writes docs/performance.json.
 
-Parts: value_search, perplexity, sweep, kernels, key_statistics, end_to_end, large (needs a GPU);
-all of them by default. Rows of other parts stay in the file.
+Parts: value_search, perplexity, sweep, kernels, key_statistics, end_to_end, checkpoints, large
+(needs a GPU); all of them by default. Rows of other parts stay in the file.
 """
 
 import json
@@ -20,6 +20,7 @@ PARTS = (
     "kernels",
     "key_statistics",
     "end_to_end",
+    "checkpoints",
     "large",
 )
 

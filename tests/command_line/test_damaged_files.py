@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks.keeping.checkpoint import WholeFiles
+from callbacks.keeping.checkpoint_files import WholeFiles
 from tests.callbacks.runs import options_of, tiny_lm
 from train import main
 

@@ -72,14 +72,14 @@ def test_null_space_and_history_belong_to_one_editor(tiny_gpt2):  # B19
     one.make_edit(REQUESTS[:2])
     assert one.system.null_spaces[0].dimension < other.system.null_spaces[0].dimension
     assert other.history == {}
-    assert one.history["keys/0"].shape == (48, 2)
+    assert one.history["downdates/0/0"].shape == (48, 2)
 
 
-def test_history_holds_projected_keys(tiny_gpt2):
+def test_history_lies_within_the_null_space(tiny_gpt2):
     editor = ready(alpha_edit(), deepcopy(tiny_gpt2))
     editor.make_edit(REQUESTS)
-    keys = editor.history["keys/0"]
-    torch.testing.assert_close(projector(0) @ keys, keys)
+    downdate = editor.history["downdates/0/0"]
+    torch.testing.assert_close(projector(0) @ downdate, downdate)
 
 
 def test_resumed_run_is_bit_for_bit_the_uninterrupted_one(tiny_gpt2):  # B18

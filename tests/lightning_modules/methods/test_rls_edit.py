@@ -55,13 +55,17 @@ def test_editing_in_sequence_is_editing_once():
     assert (one - other).norm() < 1e-4 * (one - original).norm()
 
 
-def test_state_does_not_grow_with_the_edits():
-    editor = ready(rls_edit(), tiny_model("gpt2"))
-    sizes = set()
+def test_state_grows_by_a_column_per_request_up_to_twice_the_covariance():
+    editor = ready(rls_edit([1]), tiny_model("gpt2"))
+    sizes = []
     for request in REQUESTS:
         editor.make_edit([request])
-        sizes.add(sum(state.numel() for state in editor.history.values()))
-    assert sizes == {len(LAYERS) * 48 * 48}
+        sizes.append(sum(state.numel() for state in editor.history.values()))
+    assert sizes == [48, 2 * 48, 3 * 48, 4 * 48]
+    keys = torch.randn(48, 200, generator=torch.Generator().manual_seed(0))
+    for key in keys.split(1, 1):
+        editor.system.fit(1, key, torch.zeros(32, 1), editor.history)
+        assert sum(state.numel() for state in editor.history.values()) <= 2 * 48 * 48
 
 
 def test_identity_holds_every_direction_alike(tiny_gpt2):
@@ -70,7 +74,8 @@ def test_identity_holds_every_direction_alike(tiny_gpt2):
     assert square > 0
     expected = torch.eye(48).double() / (RIDGE**2 + square * PRESERVATION**2)
     editor.make_edit(REQUESTS)
-    torch.testing.assert_close(editor.system.initial[1], expected)
+    covariance = editor.system.initial[1].solve(torch.eye(48))
+    torch.testing.assert_close(covariance, expected)
     assert editor.record["status"] == "applied"
 
 
