@@ -130,7 +130,7 @@ def read_only_at(lm: PreTrainedModel, rows: Tensor, columns: Tensor) -> Iterator
 
     def forward(hidden_states: Tensor, *others: Tensor) -> Tensor:  # BLOOM's adds a residual itself
         picked = [at(states, rows, columns)[None] for states in (hidden_states, *others)]
-        chosen = own(*picked)[0]
+        chosen = own(*picked).squeeze(0)
         everywhere = chosen.new_zeros(*hidden_states.shape[:-1], chosen.shape[-1])
         places = rows.to(chosen.device), columns.to(chosen.device)
         return everywhere.index_put(places, chosen)

@@ -93,8 +93,7 @@ def record_suffixes(
             past_key_values=cache if alone else None,
             use_cache=alone,
         )
-    length = batch.tokens.shape[1]
-    rows = torch.arange(len(subjects), device=subjects.device)
+    length, rows = batch.tokens.shape[1], torch.arange(len(subjects), device=subjects.device)
     width, longest = int((batch.mask.sum(1) - subjects).max()), int(subjects.max())
     if rounded:
         width, longest = bucket(width, SUFFIX), bucket(longest, PAST)

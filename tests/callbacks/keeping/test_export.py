@@ -9,19 +9,9 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from callbacks.keeping.edit_ledger import EditLedger
-from callbacks.keeping.export import (
-    CARD,
-    SaveChange,
-    SaveLoRA,
-    SavePretrained,
-    joined_factors,
-    low_rank,
-)
+from callbacks.keeping.export import CARD, SaveChange, SaveLoRA, SavePretrained
 from callbacks.watching.collapse import CollapseStopping
-from callbacks.watching.restore import RestoreWeights
 from data_modules.pretraining_windows import Windows
-from lightning_modules.editing.edited_weights import Update
-from lightning_modules.editing.ledger import read_ledger
 from lightning_modules.jobs.pretraining import Pretraining
 from lightning_modules.language_model.loading import load
 from lightning_modules.methods.rome import ROME
@@ -154,27 +144,9 @@ def test_a_lora_adapter_makes_the_edited_model_with_peft(family, tmp_path):
         torch.testing.assert_close(merged(tokens).logits, logits, rtol=1e-5, atol=1e-5)
 
 
-def test_factors_are_never_of_higher_rank_than_the_weight():
-    updates = [Update("w", torch.randn(3, 2), torch.randn(2, 5)) for _ in range(4)]
-    left, right = joined_factors(updates)
-    assert (left.shape, right.shape) == ((3, 3), (3, 5))
-    torch.testing.assert_close(left @ right, sum(update.dense() for update in updates))
-
-
 def test_an_adapter_needs_a_ledger_of_low_rank_edits(lm, tmp_path):
     with pytest.raises(ValueError, match=r"no LoRA adapter: .*c_proj.weight; export with .*SaveCh"):
         fit(lm, tmp_path, [SaveLoRA()], limit_val_batches=0)
-
-
-def test_an_adapter_of_a_sweep_is_of_the_edit_that_the_device_holds(lm, tmp_path):
-    run = fit(lm, tmp_path, [RestoreWeights(), EditLedger()], REQUESTS[:3], limit_val_batches=0)
-    second = read_ledger(tmp_path)[1]
-    run.editor.edited_requests = second.identities  # as on the first of two devices
-    (update,) = second.updates()
-    left, right = low_rank(tmp_path, run.editor)[WEIGHT]
-    torch.testing.assert_close(left @ right, update.dense().float())
-    run.editor.edited_requests = ["7-unknown"]
-    assert low_rank(tmp_path, run.editor) == {}
 
 
 @pytest.mark.parametrize("callback", [SavePretrained, SaveChange, SaveLoRA])
