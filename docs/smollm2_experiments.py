@@ -1,5 +1,6 @@
 """The experiments of docs/smollm2.md: both papers on SmolLM2-135M, with requests of the project."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from docs import experiments, rome_tables, smollm2_tables, tables
@@ -39,10 +40,10 @@ def folders(runs: dict[str, str]) -> dict[str, Path]:
     return {run: folder(run) for run in runs}
 
 
-def sequences(kind: str, options: str) -> dict[str, str]:
+def sequences(kind: str, methods: Mapping[str, str], options: str = "") -> dict[str, str]:
     """A sequence of each method on requests of one kind."""
     text = f"fit --config papers/sequential-{kind}.yaml{MODEL}{HARD}{options}"
-    return {f"{kind}-{name}": text + method for name, method in IN_SEQUENCE.items()}
+    return {f"{kind}-{name}": text + method for name, method in methods.items()}
 
 
 SURVEY = {
@@ -68,7 +69,9 @@ VARIANTS = {
         "position-1": " --model.first_position 1",
     }.items()
 }
-SEQUENTIAL = sequences("hard", "") | sequences("normal", f" --data.normal_cases {NORMAL_CASES}")
+SEQUENTIAL = sequences("hard", IN_SEQUENCE) | sequences(
+    "normal", METHODS, f" --data.normal_cases {NORMAL_CASES}"
+)
 KEYS = {
     name: f"predict --config papers/{name}.yaml{MODEL}{REQUESTS}{CONTEXTS} --data.limit null"
     for name in ("keys", "keys-first-token", "keys-prefixed")

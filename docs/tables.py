@@ -74,9 +74,10 @@ def single(runs: dict[str, Path]) -> str:
 
 
 def method(run: Path) -> str:
-    """The name of a run's method."""
+    """The name of a run's method; MEMIT's history is an option that makes it another."""
     found = read(run / "summary.json")
-    return found["method"] + (" with history" if found.get("history") else "")
+    with_history = found["method"] == "MEMIT" and found.get("history")
+    return found["method"] + (" with history" if with_history else "")
 
 
 def groups(edits: Sequence[Edit]) -> dict[str, list[Edit]]:
