@@ -108,7 +108,7 @@ class CollapseGuard(L.Callback):
 
         Raises:
             ValueError: if there is no validation after each edit, no calibration for a risk, or no
-                measurement of a signal.
+                measurement of a signal after every edit.
         """
         if not trainer.enable_validation or trainer.val_check_batch != 1:
             raise ValueError(
@@ -126,6 +126,12 @@ class CollapseGuard(L.Callback):
             raise ValueError(
                 f"CollapseGuard has a limit for {', '.join(self.limits.signals)}, which nothing "
                 "measures after every edit; add callbacks.watching.signals.WarningSignals"
+            )
+        missing = [name for name in self.limits.signals if name not in pl_module.baseline]
+        if missing:
+            raise ValueError(
+                f"CollapseGuard has a limit for {', '.join(missing)}, which WarningSignals does "
+                "not measure here: text_entropy needs prompts, and weights of experts have no signals"
             )
         self.write(trainer)
 

@@ -347,6 +347,18 @@ def test_a_signal_that_is_not_measured_after_every_edit_is_refused(lm, tmp_path,
         fit(lm, tmp_path, [*watching(), *measuring, guard])
 
 
+def test_a_limit_for_a_signal_that_the_run_leaves_out_is_refused(lm, tmp_path):
+    guard = CollapseGuard(signals={"text_entropy": 1.0})
+    with pytest.raises(ValueError, match=r"limit for text_entropy, which .* text_entropy needs"):
+        fit(lm, tmp_path, [*watching(), WarningSignals(prompts=0), guard])
+
+
+def test_a_guard_that_is_named_before_the_signals_judges_by_them(lm, tmp_path):
+    guard = CollapseGuard(signals={"weight_change": 1e-9})
+    run = fit(lm, tmp_path, [*watching(), guard, WarningSignals(prompts=0)], REQUESTS[:1])
+    assert run.column("status") == ["rolled_back"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("action", "refused"), [("quarantine", [11, 12, 14]), ("stop", [11])])
 def test_a_sweep_on_two_devices_knows_what_each_of_them_refuses(lm, tmp_path, action, refused):
