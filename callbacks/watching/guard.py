@@ -131,7 +131,7 @@ class CollapseGuard(L.Callback):
         if missing:
             raise ValueError(
                 f"CollapseGuard has a limit for {', '.join(missing)}, which WarningSignals does "
-                "not measure here: text_entropy needs prompts, and weights of experts have no signals"
+                "not measure here: text_entropy needs prompts, and weights of experts have none"
             )
         self.write(trainer)
 
