@@ -36,13 +36,12 @@ class LiveBytes(TorchDispatchMode):
         self, function: Callable, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Counts the storages that an operation makes; a view shares its base's."""
-        old = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if tensor(leaf)}
+        old = {id(storage(leaf)[0]) for leaf in tree_leaves((args, kwargs)) if tensor(leaf)}
         result = function(*args, **(kwargs or {}))
-        for leaf in filter(tensor, tree_leaves(result)):
-            storage = leaf.untyped_storage()
-            if id(storage) not in self.alive and id(storage) not in old:
-                self.alive[id(storage)] = storage.nbytes()
-                weakref.finalize(storage, self.alive.pop, id(storage), None)
+        for place, size in map(storage, filter(tensor, tree_leaves(result))):
+            if id(place) not in self.alive and id(place) not in old:
+                self.alive[id(place)] = size
+                weakref.finalize(place, self.alive.pop, id(place), None)
         self.peak = max(self.peak, sum(self.alive.values()))
         return result
 
@@ -50,6 +49,13 @@ class LiveBytes(TorchDispatchMode):
 def tensor(leaf: object) -> bool:
     """Whether an argument is a tensor."""
     return isinstance(leaf, Tensor)
+
+
+def storage(leaf: Tensor) -> tuple[Tensor | torch.UntypedStorage, int]:
+    """Where a tensor lies, and its bytes; one packed for oneDNN has no storage but itself."""
+    if leaf.is_mkldnn:
+        return leaf, leaf.nbytes
+    return leaf.untyped_storage(), leaf.untyped_storage().nbytes()
 
 
 def measured(board: Board, row: str) -> dict[str, float]:

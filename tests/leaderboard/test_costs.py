@@ -55,3 +55,11 @@ def test_no_edit_keeps_nothing_and_a_context_keeps_its_fact(tiny_gpt2):
     found = ready(InContext(lm="tiny"), tiny_gpt2)
     assert 20 < found["kept"] < 200
     assert found["operations"] == pytest.approx(0)
+
+
+def test_a_weight_packed_for_the_kernel_counts_where_it_is_made():
+    weight = torch.ones(64, 32)
+    with LiveBytes() as live:
+        packed = weight.to_mkldnn()
+        (packed + packed).to_dense()
+    assert live.peak == 3 * weight.nbytes
