@@ -91,6 +91,15 @@ def test_two_devices_write_what_one_does(options, tmp_path):
     assert summaries[0]["baseline"] == summaries[1]["baseline"]
 
 
+def test_two_devices_that_divide_the_contexts_make_the_edits_of_one(options, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    one = alone(tmp_path / "one", "fit", *options)
+    two = run_on(tmp_path / "two", 2, "fit", *options, "--model.value.divided", "true")
+    assert without_timings(read_journal(two)) != without_timings(read_journal(one))  # rounding
+    torch.testing.assert_close(weight(two), weight(one), rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, 4])
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -13,6 +12,7 @@ from data_modules.records import EditRequest
 from ..functional.norm_anchor import anchored
 from ..functional.value_search import FoundValue, ValueSearchOptions
 from ..language_model.compilation import Compilation
+from ..language_model.divided import Divided
 from ..language_model.packing import Packs, require_bfloat16
 from ..language_model.values import Located, Recorded, alike, search_values
 from .replicas import Place
@@ -67,6 +67,8 @@ class ValueSearch:
     ) -> list[Sought]:
         """Each request's keys and values and the value found; devices share the requests.
 
+        If there are fewer searches than devices, they may share each one's contexts.
+
         Args:
             requests: all of them.
             record: runs some of the requests in every context.
@@ -77,13 +79,16 @@ class ValueSearch:
             return [self._ahead[request] for request in requests]
         sought: dict[int, Sought] = {}
         parts = alike(self.tokenizer, requests, self.together)
-        for numbers in islice(parts, share.rank, None, share.devices):
+        divided = self.options.divided and len(parts) < share.devices
+        among = Divided(*share) if divided else Divided()
+        for numbers in parts if divided else parts[share.rank :: share.devices]:
             recorded = record([requests[number] for number in numbers])
-            found = self._found(recorded, partial(self.told, len(requests), len(sought)))
+            at_step = partial(self.told, len(requests), len(sought))
+            found = self._found(recorded, at_step, among)
             pairs = zip(recorded.located, found, strict=True)
             sought |= zip(numbers, pairs, strict=True)
         self.told(len(requests), len(requests), 0)
-        sought = share.joined(sought, device)
+        sought = sought if divided else share.joined(sought, device)
         return [self.anchored(*sought[number]) for number in range(len(requests))]
 
     def located(self, requests: Sequence[EditRequest], record: Record) -> list[Located]:
@@ -123,10 +128,12 @@ class ValueSearch:
         """Whether a search ended above its goal."""
         return self.options.stop == "goal" and found.losses[-1] >= self.options.goal
 
-    def _found(self, recorded: Recorded, at_step: Callable[[int], None]) -> list[FoundValue]:
+    def _found(
+        self, recorded: Recorded, at_step: Callable[[int], None], among: Divided
+    ) -> list[FoundValue]:
         def search() -> list[FoundValue]:
             with self.packs.used(self.lm):
-                return search_values(self.lm, self.layer, recorded, self.options, at_step)
+                return search_values(self.lm, self.layer, recorded, self.options, at_step, among)
 
         if self.packs.dtype == torch.bfloat16:
             require_bfloat16(self.lm)  # the Trainer may have moved it

@@ -35,6 +35,8 @@ class ValueSearchOptions:
         precision: of the linear maps' products during a search; ``bfloat16`` is quicker on a
             processor with instructions for it, and leaves weights, sums and all else in float32.
         packed: GiB for weights that are kept rearranged for the processor between searches.
+        divided: whether several devices divide the contexts of a search among them if there are
+            fewer searches than devices; the change differs from one device's in rounding.
         anchor: norm that the MLP's output with the change is scaled to (NAS), ``stored`` takes it
             from this model's file; null leaves the output unscaled.
     """
@@ -51,6 +53,7 @@ class ValueSearchOptions:
     progress: float = 0.0
     precision: Literal["model", "bfloat16"] = "model"
     packed: float = 1.0
+    divided: bool = False
     anchor: float | Literal["stored"] | None = None
 
     def longest(self, value: Tensor) -> float:

@@ -13,6 +13,7 @@ from data_modules.records import EditRequest
 
 from ..functional.value_search import Answers, FoundValue, ValueSearchOptions, value_search
 from .buckets import Place, evened, remaining
+from .divided import Divided
 from .keys import edited_keys
 from .suffixes import Suffixes, record_suffixes, suffix_logits
 from .tokens import Span, collate, located_span
@@ -91,21 +92,20 @@ class Recorded(NamedTuple):
         positions = self.suffixes.positions[:: self.texts, 0].tolist()
         return [Located(*parts) for parts in zip(keys, values, outputs, positions, strict=True)]
 
-    def chosen(self, numbers: Sequence[int]) -> "Recorded":
-        """The part for some of the requests."""
+    def chosen(self, numbers: Sequence[int], within: Sequence[int] | None = None) -> "Recorded":
+        """The part for some of the requests; of each, all texts or those numbered ``within``."""
         device = self.rows.device
         kept = torch.tensor(numbers, device=device)
-        within = torch.arange(self.texts, device=device)
-        place = torch.full((self.requests,), -1, device=device)
-        place[kept] = torch.arange(len(numbers), device=device)
-        owner = self.rows // self.texts
-        here = (place[owner] >= 0).nonzero()[:, 0]
-        texts = (kept[:, None] * self.texts + within).flatten()
+        of_each = torch.tensor(range(self.texts) if within is None else within, device=device)
+        texts = (kept[:, None] * self.texts + of_each).flatten()
+        place = torch.full((len(self.values),), -1, device=device)
+        place[texts] = torch.arange(len(texts), device=device)
+        here = (place[self.rows] >= 0).nonzero()[:, 0]
         return Recorded(
             len(numbers),
             self.suffixes.chosen(texts),
             self.values[texts],
-            (place[owner] * self.texts + self.rows % self.texts)[here],
+            place[self.rows[here]],
             self.columns[here],
             self.targets[here],
             self.weights[here],
@@ -191,16 +191,22 @@ def search_values(
     recorded: Recorded,
     options: ValueSearchOptions,
     at_step: Callable[[int], None] | None = None,
+    among: Divided = Divided(),  # noqa: B008 - a tuple
 ) -> list[FoundValue]:
     """Per request, the value at the subject that makes every context continue with the target.
 
     The NLL is the mean over contexts of the mean over target tokens. The KL divergence
     ``D(now ‖ before)`` compares the next-token distributions at the essence prompt's subject
-    (Meng et al. 2022, equation 4). ``at_step`` is called with the number of each step.
+    (Meng et al. 2022, equation 4). ``at_step`` is called with the number of each step. Devices
+    may divide the contexts ``among`` them.
     """
     before: Tensor | None = None
     steps = count(1)
-    searching, part = list(range(recorded.requests)), recorded
+    searching = list(range(recorded.requests))
+    own = recorded
+    if among.devices > 1:
+        own = recorded.chosen(searching, among.texts(recorded.texts))
+    part = own
     computed, index = searching, torch.tensor(searching, device=recorded.rows.device)
 
     def answers(change: Tensor, numbers: Sequence[int]) -> Answers:
@@ -210,7 +216,7 @@ def search_values(
         if list(numbers) != searching:
             searching = list(numbers)
             computed = remaining(searching, computed) if recorded.rounded else searching
-            part, index = recorded.chosen(computed), torch.tensor(computed, device=change.device)
+            part, index = own.chosen(computed), torch.tensor(computed, device=change.device)
         if part.requests > len(numbers):
             change = F.pad(change, (0, 0, 0, part.requests - len(numbers)))
         logits, essence = _heard(lm, layer, part, change)
@@ -224,7 +230,7 @@ def search_values(
         told = none.index_add(0, owner, nll), kl, none.detach().index_add(0, owner, missed) == 0
         return Answers(*(each[: len(numbers)] for each in told))
 
-    return value_search(answers, recorded.values[:: recorded.texts], options)
+    return value_search(among.joined(answers), recorded.values[:: recorded.texts], options)
 
 
 def _heard(

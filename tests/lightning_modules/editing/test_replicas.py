@@ -1,44 +1,19 @@
-import multiprocessing
-
 import lightning as L
 import pytest
 import torch
-import torch.distributed as dist
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_modules.editing.replicas import (
-    DriftError,
     Place,
     Replicas,
     checksum,
     gathered,
     in_turn,
 )
+from tests.processes import on_both
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-
-
-def on_both(work, tmp_path):
-    """What two processes that talk to each other make of the work."""
-    context = multiprocessing.get_context("fork")
-    results = context.SimpleQueue()
-
-    def run(rank):
-        dist.init_process_group("gloo", f"file://{tmp_path}/store", rank=rank, world_size=2)
-        try:
-            results.put((rank, work(Place(rank, 2))))
-        except DriftError as error:
-            results.put((rank, str(error)))
-        dist.destroy_process_group()
-
-    processes = [context.Process(target=run, args=(rank,)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
-    return [result for _, result in sorted(results.get() for _ in range(2))]
 
 
 def test_work_shared_by_two_is_whole_for_both(tmp_path):
