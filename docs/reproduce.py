@@ -103,7 +103,7 @@ def rounds(commands: Mapping[str, str], made: set[str]) -> Iterator[dict[str, st
     """Commands not made yet, by name, in rounds; each reads only runs of those before it."""
     made = made & set(commands)
     while waiting := {name: text for name, text in commands.items() if name not in made}:
-        ready = {n: text for n, text in waiting.items() if reads(text) & set(commands) <= made}
+        ready = {n: t for n, t in waiting.items() if reads(t) & set(commands) <= made | {n}}
         if not ready:
             raise ValueError(f"the runs {sorted(waiting)} wait for one another")
         yield ready

@@ -13,19 +13,28 @@ ASKED = "1053 less those that chose settings"
 TUNED_ON = [20, 68, 161, 192, 284]  # docs/layers.md chose the layer by them
 FIRST = RUNS / "survey" / "version_0" / "first_token.json"
 STATED = RUNS / "survey" / "version_0" / "stated.json"
+UNKNOWN = RUNS / "survey" / "version_0" / "neither.json"  # these train MEND's hypernetwork
 REQUESTS = f" --data.path '[{FIRST}, {STATED}]'"
-HARD = f"{REQUESTS} --data.hard {RUNS}/single-rome/version_0/hard_cases.json"
+HARD_CASES = RUNS / "single-rome" / "version_0" / "hard_cases.json"
+HARD = f"{REQUESTS} --data.hard {HARD_CASES}"
+NETWORK = RUNS / "mend-training" / "version_0" / "hypernetwork.safetensors"
 CONTEXTS = " --model.contexts '{10: 5}'"  # a quarter of the published search's time
 METHODS = {
     "rome": CONTEXTS,
     "c_rome": f" --model ConsistentROME{CONTEXTS}",
     "memit": f" --model MEMIT{CONTEXTS}",
     "ft": " --model FineTuning",
+    "mend": f" --model MEND --model.hypernetwork {NETWORK}",
 }
 IN_SEQUENCE = METHODS | {
     "memit_seq": f" --model MEMIT --model.history true{CONTEXTS}",
     "alpha_edit": f" --model AlphaEdit{CONTEXTS}",
 }
+TASKS = " --data.tasks.limit 20 --data.tasks.names [lambada,piqa,mmlu]"
+POINTS, WORST = (
+    30,
+    5,
+)  # data points of HardEdit that are tried, edits that tasks are evaluated after
 NORMAL_CASES = 40
 SHORTER = 80  # requests of the methods that collapse nothing: all first tokens, others behind
 
@@ -50,6 +59,10 @@ SURVEY = {
     "survey": f"predict --config papers/fact-survey.yaml{MODEL}"
     f" --trainer.callbacks.leave_out {TUNED_ON}".replace(", ", ",")
 }
+TRAINING = {
+    "mend-training": f"fit --config mend-training.yaml{MODEL} --data.path {UNKNOWN}"
+    f" --model.output {NETWORK}"
+}
 SINGLE_ROME = {
     "single-rome": f"fit --config papers/single-edits.yaml{MODEL}{REQUESTS}{CONTEXTS}"
     " --trainer.callbacks+=RiskCalibration --trainer.callbacks+=WeightDrift"
@@ -70,8 +83,23 @@ VARIANTS = {
     }.items()
 }
 SEQUENTIAL = sequences("hard", IN_SEQUENCE) | sequences(
-    "normal", METHODS, f" --data.normal_cases {NORMAL_CASES}"
+    "normal", IN_SEQUENCE, f" --data.normal_cases {NORMAL_CASES}"
 )
+TASKS_OF_WORST = {
+    "worst-rome": f"fit --config papers/single-edits.yaml{MODEL} --data.path {HARD_CASES}{CONTEXTS}"
+    f" --data.limit {WORST}{TASKS} --trainer.callbacks+=Downstream"
+    " --trainer.callbacks.new_tokens 16"
+}
+HARD_EDIT = {
+    "hard-edit": f"predict --config papers/hard-edit-templates.yaml --model.number {POINTS}",
+    "hard-edit-filter": f"fit --config papers/hard-edit-filter.yaml{MODEL}{CONTEXTS}"
+    f" --data.path {RUNS}/hard-edit/version_0/hard_edit.json",
+    **{
+        f"hard-edit-{name}": f"fit --config papers/hard-edit-sequential.yaml{MODEL}"
+        f" --data.path {RUNS}/hard-edit-filter/version_0/hard_cases.json{method}"
+        for name, method in METHODS.items()
+    },
+}
 KEYS = {
     name: f"predict --config papers/{name}.yaml{MODEL}{REQUESTS}{CONTEXTS} --data.limit null"
     for name in ("keys", "keys-first-token", "keys-prefixed")
@@ -100,9 +128,14 @@ def in_sequence() -> str:
 EXPERIMENTS = {
     "survey": Experiment(SURVEY, lambda: smollm2_tables.survey(FIRST, STATED, ASKED)),
     "single": Experiment(
-        SINGLE,
+        TRAINING | SINGLE,
         lambda: smollm2_tables.by_position(folders(SINGLE), FIRST),
         (("single-rome", "health.png"),),
+    ),
+    "worst": Experiment(
+        TASKS_OF_WORST,
+        lambda: tables.worst(folder("worst-rome")),
+        (("worst-rome", "top_tasks.png"),),
     ),
     "hard": Experiment({}, lambda: tables.top(folder("single-rome"), 10)),
     "parameters": Experiment(
@@ -114,6 +147,7 @@ EXPERIMENTS = {
     ),
     "variants": Experiment(VARIANTS, lambda: smollm2_tables.by_position(folders(VARIANTS), FIRST)),
     "sequential": Experiment(SEQUENTIAL, in_sequence),
+    "hardedit": Experiment(HARD_EDIT, lambda: tables.hard_edit(folders(HARD_EDIT))),
     "keys": Experiment(
         KEYS,
         lambda: rome_tables.keys(folders(KEYS)),

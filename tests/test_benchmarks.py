@@ -1,12 +1,17 @@
 """The benchmark measures what it says; speeds themselves are never asserted."""
 
+import json
+
 import pytest
 import torch
 from transformers import GPT2Config, GPTJConfig, LlamaConfig
 
 from lightning_modules.functional.value_search import ValueSearchOptions
 from tests.benchmarks import checkpoints, counting, expected, large, shapes, sweep, value_search
+from tests.benchmarks.__main__ import PARTS, REPORT, checkpoint_table, measured_table
 from tests.benchmarks.large import Shape
+from tests.benchmarks.marks import PAGE
+from tests.benchmarks.timing import alternate, peak_rate
 from tests.oracles import padded_perplexity
 
 SMALL = {"vocab_size": 7424, "bos_token_id": 0, "eos_token_id": 0}
@@ -52,6 +57,13 @@ def test_both_sides_of_the_sweep_find_the_same_perplexity(editor, monkeypatch):
     assert padded_perplexity(editor.lm, spans) not in ours
 
 
+def test_operations_of_ours_are_counted_and_its_rate_is_below_the_peak():
+    left, right = torch.ones(300, 200), torch.ones(200, 100)
+    row = alternate(lambda: left @ right, lambda: [left @ right for _ in range(2)], 1)
+    assert row["operations"] == 2 * 300 * 200 * 100
+    assert 1e9 < peak_rate() < 1e13
+
+
 @pytest.mark.slow
 def test_value_search_is_measured_on_both_shapes():
     assert [row["ratio"] > 0 for row in value_search.rows()] == [True] * 4
@@ -89,9 +101,15 @@ def test_launches_grow_with_the_blocks_above_the_edit():
 
 
 def test_the_page_shows_the_expected_seconds():
-    assert expected.table() in expected.PAGE.read_text("utf-8"), (
-        "python -m tests.benchmarks.expected"
-    )
+    assert expected.table() in PAGE.read_text("utf-8"), expected.COMMAND
+
+
+def test_the_page_shows_what_was_measured():
+    rows = json.loads(REPORT.read_text("utf-8"))["rows"]
+    page = PAGE.read_text("utf-8")
+    assert measured_table(rows) in page, "make benchmark"
+    assert checkpoint_table(rows) in page, "make benchmark"
+    assert {row["part"] for row in rows} >= set(PARTS) - {"large"}
 
 
 def test_checkpoints_of_many_edits_are_measured_in_both_ways():

@@ -11,10 +11,13 @@ from data_modules.records import EditRequest
 from ..keeping.run_folder import folder_of, write_cases
 
 KINDS = ("stated", "first_token")
+REST = "neither"
 
 
 class SurveyFiles(L.Callback):
     """Writes the requests of each kind to ``stated.json`` and ``first_token.json``.
+
+    ``neither.json`` holds those of neither kind, if there are any.
 
     Args:
         leave_out: case numbers of requests that settings were chosen on; the files lack them.
@@ -36,7 +39,7 @@ class SurveyFiles(L.Callback):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begins with no request."""
-        self.asked, self.found = 0, {kind: [] for kind in KINDS}
+        self.asked, self.found = 0, {kind: [] for kind in (*KINDS, REST)}
 
     def on_predict_batch_end(
         self,
@@ -48,8 +51,9 @@ class SurveyFiles(L.Callback):
     ) -> None:
         """Adds the requests of a batch."""
         self.asked += len(batch)
-        for kind, requests in self.found.items():
-            requests += [request for request, row in zip(batch, outputs, strict=True) if row[kind]]
+        for request, row in zip(batch, outputs, strict=True):
+            for kind in [kind for kind in KINDS if row[kind]] or [REST]:
+                self.found[kind].append(request)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the files, and says how many requests they hold."""

@@ -22,7 +22,7 @@ class Tuning(NamedTuple):
 
     Attributes:
         trials: settings tried, the config's own among them.
-        edits: requests of the tuning part that each trial edits.
+        edits: of requests of the tuning part, in each trial.
         seed: of their sample and of the search.
     """
 
@@ -41,6 +41,7 @@ class Board(NamedTuple):
         reference: the row that horizons and costs are compared with.
         scores_against: the one that scores are compared with: it should survive.
         seeds: of order and sample.
+        batch: requests per edit.
         lengths: numbers of edits; a longer run continues the shorter one.
         tuning: budget of each row.
         together: rows that train on all requests at once; every length is a run of its own.
@@ -53,6 +54,7 @@ class Board(NamedTuple):
     reference: str
     scores_against: str
     seeds: tuple[int, ...]
+    batch: int
     lengths: tuple[int, ...]
     tuning: Tuning
     together: tuple[str, ...]
@@ -109,9 +111,8 @@ def read_boards(names: str | None = None) -> list[Board]:
     Raises:
         ValueError: if one is unknown or wrongly declared.
     """
-    known = {file.stem: file for file in sorted(FOLDER.glob("*.yaml"))}
-    known = {name: file for name, file in known.items() if name not in NOT_BOARDS}
-    asked = names.split(",") if names else list(known)
+    known = {file.stem: file for file in FOLDER.glob("*.yaml") if file.stem not in NOT_BOARDS}
+    asked = names.split(",") if names else sorted(known)
     if unknown := sorted(set(asked) - set(known)):
         raise ValueError(f"boards {unknown} are unknown; choose from {sorted(known)}")
     return [board_of(name, yaml.safe_load(known[name].read_text("utf-8"))) for name in asked]
@@ -138,8 +139,11 @@ def board_of(name: str, content: Mapping[str, Any]) -> Board:
         raise ValueError(
             f"{name}.yaml: reference, scores_against and together must be among its rows"
         )
-    if min((*board.lengths, board.tuning.trials, board.tuning.edits)) <= 0 or not board.seeds:
-        raise ValueError(f"{name}.yaml: lengths, trials and edits must be positive, seeds not none")
+    counts = *board.lengths, board.batch, board.tuning.trials, board.tuning.edits
+    if min(counts) <= 0 or not board.seeds:
+        raise ValueError(
+            f"{name}.yaml: lengths, batch, trials and edits must be positive, seeds not none"
+        )
     return board
 
 

@@ -4,6 +4,7 @@ import math
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -75,27 +76,30 @@ def measured(board: Board, row: str) -> dict[str, float]:
         cli.model.configure_model()
         cli.model.prepare()
         file.parent.mkdir(parents=True, exist_ok=True)
-        known = costs(cli.model, cli.datamodule.requests)
+        data = cli.datamodule
+        together = row in board.together
+        batches = [[r] for r in data.requests] if together else list(data.train_dataloader())
+        known = costs(cli.model, list(islice(cycle(batches), TIMED + 3)))
         write_json(file, known)
     return known
 
 
-def costs(editor: Editor, requests: list[Any]) -> dict[str, float]:
+def costs(editor: Editor, batches: Sequence[Any]) -> dict[str, float]:
     """The cost of an edit by an editor that is ready to edit; it holds the edits afterwards.
 
     An edit of a row that trains on all requests at once is one step on one request.
     """
-    make(editor, requests[0])
+    make(editor, batches[0])
     started = time.process_time()
-    for request in requests[1 : 1 + TIMED]:
-        make(editor, request)
+    for batch in batches[1 : 1 + TIMED]:
+        make(editor, batch)
     seconds = (time.process_time() - started) / TIMED
     before = size_of(editor.history)
     with FlopCounterMode(display=False, custom_mapping=fast_kernels()) as counter:
-        make(editor, requests[1 + TIMED])
+        make(editor, batches[1 + TIMED])
     kept = sum(map(size, editor.applied)) + size_of(editor.history) - before
     with LiveBytes() as live:
-        make(editor, requests[2 + TIMED])
+        make(editor, batches[2 + TIMED])
     return {
         "seconds": seconds,
         "memory": float(live.peak),
@@ -123,10 +127,10 @@ def products(inputs: Sequence[int], weight: Sequence[int], *others: Any, **optio
     return 2 * math.prod(inputs) * weight[0]
 
 
-def make(editor: Editor, request: Any) -> None:
+def make(editor: Editor, batch: Any) -> None:
     """Makes one edit."""
     editor.record = {}
-    editor.make_edit([request])
+    editor.make_edit(batch)
 
 
 def size(update: Update) -> int:

@@ -17,20 +17,20 @@ TOGETHER = ("--config", "leaderboard/together.yaml")
 def arguments(
     board: Board, row: str, seed: int, length: int, options: Mapping[str, float]
 ) -> list[str]:
-    """A row's arguments of ``train.py``, without a verb."""
+    """A row's arguments of ``train.py``, without a verb; ``length`` counts edits."""
     chosen = [f"--{name}={value}" for name, value in options.items()]
     protocol = ["--config", f"leaderboard/{PROTOCOL}.yaml"]
-    together = TOGETHER if row in board.together else ()
+    batch = TOGETHER if row in board.together else ("--data.batch_size", str(board.batch))
     numbers = {"--seed_everything": seed, "--model.seed": seed, "--data.seed": seed}
     seeds = [word for option in numbers.items() for word in map(str, option)]
     return [
         *("--config", f"{row}.yaml"),
         *shlex.split(board.options),
         *protocol,
-        *together,
+        *batch,
         *chosen,
         *seeds,
-        *("--data.limit", str(length)),
+        *("--data.limit", str(length * board.batch)),
         *("--collapse.threshold", str(LIMIT)),
     ]
 

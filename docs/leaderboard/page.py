@@ -63,8 +63,15 @@ def section(results: Results) -> str:
         curves = f"Kaplan-Meier curves of {escape(board.title)}"
         parts += [f'<p><img src="{escape(board.name)}.png" alt="{curves}"></p>']
     for mark, lines in results.marks.items():
-        parts += [f"<h3>After {mark} edits, one at a time</h3>", mark_table(lines)]
+        parts += [f"<h3>{heading(results, mark)}</h3>", mark_table(lines)]
     return "\n".join(filter(None, parts))
+
+
+def heading(results: Results, mark: int) -> str:
+    """Of a mark's table."""
+    batch = results.board.batch
+    requests = "one request" if batch == 1 else f"{batch} requests"
+    return f"After {mark} edits of {requests} each"
 
 
 def status(results: Results) -> str:
@@ -76,7 +83,7 @@ def status(results: Results) -> str:
     )
     trials, edits, _ = board.tuning
     tuned = (
-        f"each row chose its settings among {trials} on {edits} tuning requests"
+        f"each row chose its settings among {trials} on {edits * board.batch} tuning requests"
         if trials > 1
         else "every row has its config's own settings: no tuning budget was spent"
     )

@@ -158,7 +158,9 @@ def _cases(lines: Sequence[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any
 
 def _at_edit(course: Course, mark: int) -> Iterator[tuple[int, dict[str, Any]]]:
     for line in course.journal[:mark] if course.length is None else ():
-        yield line["case_id"], line
+        cases = line["case_id"]
+        for case in cases if isinstance(cases, list) else [cases]:  # a batch has its mean scores
+            yield case, line
 
 
 def perplexities_at(runs: Sequence[Course], mark: int) -> list[float]:

@@ -100,11 +100,11 @@ def merit(means: Mapping[str, float]) -> float:
 
 
 def edit_each(cli: Any) -> int:
-    """Edits one request after another; the number of failed edits."""
+    """Edits one batch after another; the number of failed edits."""
     failed = 0
-    for request in cli.datamodule.requests:
+    for batch in cli.datamodule.train_dataloader():
         cli.model.record = {}
-        cli.model.make_edit([request])
+        cli.model.make_edit(batch)
         failed += cli.model.record["status"] == "failed"
     return failed
 

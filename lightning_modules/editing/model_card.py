@@ -12,6 +12,7 @@ from ..language_model.shortcuts import shortcuts_of
 from ..language_model.split import is_split
 from ..language_model.tokens import edit_span, special_before
 from .editor import Editor
+from .search import ValueSearch
 
 MIB, GIB = 2**20, 2**30
 
@@ -125,9 +126,16 @@ def _memory(editor: Editor) -> str:
     return (
         f"model {model / GIB:.2f} GiB, copies of edited weights "
         f"{sum(_copies(editor).values()) / GIB:.2f} GiB{lazily}, second moments "
-        f"{moments / GIB:.2f} GiB, hidden states of watched text at most "
+        f"{moments / GIB:.2f} GiB, {_packed(editor)}hidden states of watched text at most "
         f"{editor.watch_memory:g} GiB, and the activations of a pass"
     )
+
+
+def _packed(editor: Editor) -> str:
+    """What a value search keeps packed for the processor, if the method has one."""
+    search: ValueSearch | None = getattr(editor, "search", None)
+    size = 0.0 if search is None else search.packs.most(editor.lm, search.layer)
+    return f"weights packed for searches at most {size / GIB:.2f} GiB, " if size else ""
 
 
 def _copies(editor: Editor) -> dict[str, int]:

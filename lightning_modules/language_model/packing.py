@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .layout import blocks
+
 ROWS = 64  # of an input, that layouts suit; the same in every run, since bits may depend on it
 
 
@@ -45,7 +47,7 @@ class Packs:
         state = weight.data_ptr(), weight._version
         held = self.kept.get(module)
         if held is None or held.state != state:
-            size = 2 * weight.numel() * self.dtype.itemsize
+            size = self._size(weight)
             self.budget += size if self.kept.pop(module, None) else 0
             if size > self.budget:
                 return None
@@ -53,6 +55,17 @@ class Packs:
             part = weight.detach().to(self.dtype)
             self.kept[module] = Packed(_packed(part), _packed(part.T), state)
         return self.kept[module]
+
+    def most(self, lm: PreTrainedModel, layer: int) -> float:
+        """Bytes that searches at a layer keep at most, in a model that was not searched yet."""
+        if lm.dtype != torch.float32 or lm.device.type != "cpu":
+            return 0
+        below = {part for block in blocks(lm)[: layer + 1] for part in block.modules()}
+        maps = [part for part in lm.modules() if _packable(part) and part not in below]
+        return min(self.budget, sum(self._size(part.get_parameter("weight")) for part in maps))
+
+    def _size(self, weight: Tensor) -> int:
+        return 2 * weight.numel() * self.dtype.itemsize
 
     @contextmanager
     def used(self, lm: PreTrainedModel) -> Iterator[None]:

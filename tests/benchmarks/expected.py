@@ -3,7 +3,6 @@
 python -m tests.benchmarks.expected writes the table into docs/performance.md.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,9 +12,9 @@ from lightning_modules.language_model.layout import blocks, output_map
 
 from .counting import Step, steps_of
 from .large import PAPERS, Shape
+from .marks import fill, markdown
 
-PAGE = Path("docs/performance.md")
-BEGIN, END = "<!-- expected: python -m tests.benchmarks.expected -->", "<!-- end of expected -->"
+COMMAND = "python -m tests.benchmarks.expected"
 STEPS, TEXTS, TARGET, LENGTH = 20, 22, 4, 17  # of a request with its contexts
 SUFFIX = 6  # tokens from the subject on, rounded up: CounterFact's median is 4
 WATCHED = {6: 1518, 3: 1812, 2: 2050, 1: 2950}  # batches of ME-PPL_50, and tokens with padding
@@ -145,17 +144,13 @@ def table() -> str:
         *("20 steps, published", "ours", "with graphs", "record", "watch", "judge", "solve"),
         *("edit", "with graphs", "edit of a sweep", "21,919 cases, h"),
     ]
-    lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2)]
-    lines += [row(shape, card) for shape in PAPERS for card in CARDS]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(head, [row(shape, card) for shape in PAPERS for card in CARDS])
 
 
 def main() -> None:
     """Writes the table into the page."""
     torch.set_num_threads(1)  # the models are tiny
-    before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    PAGE.write_text(f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}", "utf-8")
+    fill("expected", COMMAND, table())
 
 
 if __name__ == "__main__":

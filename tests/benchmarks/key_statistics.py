@@ -2,12 +2,13 @@
 
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
@@ -15,7 +16,6 @@ from data_modules.embedded import embedded_sentences
 from data_modules.records import WatchedText
 from lightning_modules.jobs.key_statistics import KeyStatistics
 from lightning_modules.language_model.layout import output_map
-from lightning_modules.language_model.passes import recording
 from lightning_modules.language_model.tokens import collate
 from tests.benchmarks.timing import alternate
 from tests.oracles import published_kernels
@@ -34,20 +34,42 @@ def articles(count: int) -> list[str]:
 def padded_moment(
     lm: PreTrainedModel, windows: Sequence[list[int]], layer: int, batch_size: int = 16
 ) -> Tensor:
-    """One layer's moment by a pass of its own through the whole model.
+    """One layer's moment by a pass of its own up to the layer, as ``layer_stats`` does.
 
-    Windows are batched in the corpus' order and padded to the longest of the batch; each batch
-    adds one float32 product.
+    Windows are sorted by length and padded to the longest of the batch; each batch adds one float32
+    product.
     """
     total, count = 0, 0
-    for at in range(0, len(windows), batch_size):
-        batch = collate(windows[at : at + batch_size], lm.device)
-        with published_kernels(lm), recording({layer: output_map(lm, layer)}) as seen:
+    ordered = sorted(windows, key=len)
+    for at in range(0, len(ordered), batch_size):
+        batch = collate(ordered[at : at + batch_size], lm.device)
+        with published_kernels(lm), stopping_at(output_map(lm, layer)) as seen:
             lm(batch.tokens, attention_mask=batch.mask)
-        keys = seen[layer][0].reshape(batch.mask.numel(), -1)[batch.mask.flatten().bool()]
+        keys = seen[0].reshape(batch.mask.numel(), -1)[batch.mask.flatten().bool()]
         total = total + keys.T @ keys
         count += len(keys)
     return total / count
+
+
+class Stop(Exception):  # noqa: N818 - no error
+    """Ends a pass at a module."""
+
+
+@contextmanager
+def stopping_at(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Ends a pass before a module and keeps its input."""
+    seen: list[Tensor] = []
+
+    def stop(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(inputs[0])
+        raise Stop
+
+    handle = module.register_forward_pre_hook(stop)
+    try:
+        with suppress(Stop):
+            yield seen
+    finally:
+        handle.remove()
 
 
 def windows_of(module: KeyStatistics, texts: Sequence[str]) -> list[list[int]]:

@@ -8,14 +8,21 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from docs.leaderboard.costs import fast_kernels
+from lightning_modules.language_model.kernels import product
+
+LARGE = 2048  # side of the matrices whose product shows the peak
 
 
 def alternate(
     ours: Callable, oracle: Callable | None = None, rounds: int = 3, warm_up: bool = True
 ) -> dict[str, float]:
-    """Median CPU seconds of both, timed in turn, and how many times as fast ours is.
+    """Median CPU seconds of both, timed in turn, ratio, and operations of ours.
 
-    Seconds of this process, so that what else the machine does counts little.
+    Seconds of this process, so that what else the machine does counts little. The operations, of
+    matrix products and attention, are counted in a run of ours before.
 
     Args:
         ours: what the product does.
@@ -23,6 +30,8 @@ def alternate(
         rounds: measured.
         warm_up: whether a round that does not count comes first.
     """
+    with FlopCounterMode(display=False, custom_mapping=fast_kernels()) as counter:
+        ours()
     times: dict[str, list[float]] = {"ours_seconds": [], "oracle_seconds": []}
     for number in range(rounds + warm_up):
         for name, function in zip(times, (ours, oracle), strict=True):
@@ -34,7 +43,19 @@ def alternate(
     row = {name: statistics.median(seconds) for name, seconds in times.items() if seconds}
     if oracle is not None:
         row["ratio"] = row["oracle_seconds"] / row["ours_seconds"]
-    return row
+    return row | {"operations": float(counter.get_total_flops())}
+
+
+@torch.no_grad()
+def peak_rate(rounds: int = 5) -> float:
+    """Operations per second of a large float32 product, the best of some."""
+    left, right = torch.randn(2, LARGE, LARGE)
+    times = []
+    for _ in range(rounds):
+        started = time.process_time()
+        product(left, right, None)
+        times.append(time.process_time() - started)
+    return 2 * LARGE**3 / min(times)
 
 
 def machine() -> str:
@@ -48,4 +69,11 @@ def measured(part: str) -> list[dict]:
     """Rows of one part, measured in a process of its own."""
     rows = importlib.import_module(f"tests.benchmarks.{part}").rows()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return [{"part": part, "peak_memory_gib": peak, **row, "machine": machine()} for row in rows]
+    found = [{"part": part, "peak_memory_gib": peak, **row, "machine": machine()} for row in rows]
+    rate = peak_rate()
+    return [
+        row | {"of_peak": row["operations"] / row["ours_seconds"] / rate, "peak_rate": rate}
+        if "operations" in row
+        else row
+        for row in found
+    ]

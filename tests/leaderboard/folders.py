@@ -15,6 +15,7 @@ BOARD = Board(
     reference="rome",
     scores_against="rome",
     seeds=(0, 1, 2),
+    batch=1,
     lengths=(2, 4),
     tuning=Tuning(1, 2, 0),
     together=("locft-bf",),

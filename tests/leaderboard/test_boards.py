@@ -10,7 +10,7 @@ from command_line.short_names import full
 from docs.leaderboard import boards
 from docs.leaderboard.boards import FAILED, Cell, board_of, cells, ranges_of, read_boards
 from docs.leaderboard.launching import arguments
-from tests.leaderboard.folders import BOARD, write_run
+from tests.leaderboard.folders import BOARD, REQUESTS, write_run
 from train import main
 
 CONTENT = yaml.safe_load((CONFIGS / "leaderboard" / "embedded.yaml").read_text())
@@ -23,8 +23,10 @@ def runs(tmp_path, monkeypatch):
 
 
 def test_the_declared_boards_are_read():
-    embedded, smollm2 = read_boards()
-    assert (embedded.name, smollm2.name) == ("embedded", "smollm2")
+    embedded, hundreds, tens, smollm2 = read_boards()
+    names = [board.name for board in (embedded, hundreds, tens, smollm2)]
+    assert names == ["embedded", "embedded-hundreds", "embedded-tens", "smollm2"]
+    assert [board.batch for board in (embedded, tens, hundreds)] == [1, 10, 100]
     assert len(embedded.seeds) >= 5
     assert read_boards("smollm2") == [smollm2]
 
@@ -38,14 +40,20 @@ def test_every_range_is_an_option_of_its_row(row):
         assert option.split(".")[1] in known
 
 
-@pytest.mark.parametrize("name", ["embedded", "smollm2"])
+@pytest.mark.parametrize("board", read_boards(), ids=lambda board: board.name)
+def test_no_length_asks_for_more_than_the_held_out_requests(board):
+    assert max(board.lengths) * board.batch <= len(REQUESTS)
+
+
+@pytest.mark.parametrize("name", ["embedded", "smollm2", "embedded-tens", "embedded-hundreds"])
 def test_every_row_of_every_board_makes_its_objects(name):
     (board,) = read_boards(name)
     for row in board.rows:
         cli = main(arguments(board, row, 3, 7, {}), run=False)
         data = cli.datamodule
-        assert (cli.model.seed, data.seed, data.limit, data.part) == (3, 3, 7, "report")
-        assert data.batch_size == (20 if row in board.together else 1)
+        found = cli.model.seed, data.seed, data.limit, data.part
+        assert found == (3, 3, 7 * board.batch, "report")
+        assert data.batch_size == (20 if row in board.together else board.batch)
         kinds = [type(callback).__name__ for callback in cli.trainer.callbacks]
         assert {"EditJournal", "Standing", "Downstream", "EditLedger"} <= set(kinds)
         assert ("EarlyStopping" in kinds) == (row in board.together)
@@ -88,7 +96,8 @@ def test_a_killed_run_is_not_done(runs):
         ({"title": None, "more": 1}, r"embedded\.yaml must have the keys .* differs in \['more'\]"),
         ({"rows": ["rome", "grace"]}, r"the rows \['grace'\] have no config"),
         ({"reference": "mend-2"}, "scores_against and together must be among its rows"),
-        ({"lengths": [0]}, "lengths, trials and edits must be positive"),
+        ({"lengths": [0]}, "lengths, batch, trials and edits must be positive"),
+        ({"batch": 0}, "lengths, batch, trials and edits must be positive"),
         ({"seeds": []}, "seeds not none"),
     ],
 )

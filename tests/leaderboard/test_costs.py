@@ -9,7 +9,7 @@ from lightning_modules.methods.in_context import InContext
 from lightning_modules.methods.no_edit import NoEdit
 from tests.batches import REQUESTS, TOKENIZER
 
-SIX = [REQUESTS[n % 4]._replace(case_id=n) for n in range(6)]
+SIX = [[REQUESTS[n % 4]._replace(case_id=n)] for n in range(6)]
 
 
 def ready(editor, lm):

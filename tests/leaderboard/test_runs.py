@@ -39,14 +39,14 @@ def place(tmp_path_factory):
     return folder
 
 
-def board_in(place, trials=1, lengths=(2,), seeds=(0, 1)):
+def board_in(place, trials=1, lengths=(2,), seeds=(0, 1), batch=1):
     options = (
         f"--config {place / 'tiny.yaml'} --data.path {place / 'requests.json'} "
         f"--data.watch {place / 'watched.json'} --data.tasks null --trainer.accelerator cpu"
     )
     rows = ("ft", "no-edit", "in-context")
     return Board(
-        "tiny", "Tiny", options, "ft", "ft", seeds, lengths, Tuning(trials, 2, 0), (), rows
+        "tiny", "Tiny", options, "ft", "ft", seeds, batch, lengths, Tuning(trials, 2, 0), (), rows
     )
 
 
@@ -115,6 +115,19 @@ class TestRuns:
             2,
             3,
         }
+
+    def test_a_board_may_edit_several_requests_at_a_time(self, place, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        board = board_in(place, batch=3, lengths=(2,))
+        cell = Cell(board, "ft", 0, 2)
+        launching.make(cell, {}, ())
+        assert cell.done
+        cases = [case for line in read_journal(cell.folder) for case in line["case_id"]]
+        assert len(set(cases)) == 6
+        course = results.read_course(cell.folder, 0, None)
+        for protocol in results.PROTOCOLS[:2]:
+            assert set(results.scores_of([course], protocol, 2)) == set(cases)
+        assert trials.trial(board, "ft", {})["failed"] == 0
 
     def test_a_budget_leaves_out_what_does_not_fit_and_says_so(
         self, place, tmp_path, monkeypatch, capsys

@@ -42,7 +42,7 @@ def test_a_fact_is_stated_if_its_true_answer_is_the_greedy_continuation(tmp_path
 
 def test_the_files_hold_the_requests_of_their_kind(tmp_path):
     surveyed(tmp_path)
-    for name, cases in {"stated": [1, 3], "first_token": [3, 4]}.items():
+    for name, cases in {"stated": [1, 3], "first_token": [3, 4], "neither": [2]}.items():
         (file,) = tmp_path.rglob(f"{name}.json")
         assert len(json.loads(file.read_text())) == len(cases)
         assert [request.case_id for request in read_requests(str(file))] == cases

@@ -11,7 +11,7 @@ from lightning_modules.language_model.packing import Packs, require_bfloat16
 from lightning_modules.methods.rome import ROME
 from tests.batches import REQUESTS
 from tests.lightning_modules.language_model.test_kernels import frozen, needs_onednn
-from tests.tiny import tiny_editor, tiny_model
+from tests.tiny import EDITED_LAYER, tiny_editor, tiny_model
 
 pytestmark = needs_onednn
 KINDS = pytest.mark.parametrize(
@@ -106,6 +106,15 @@ def test_a_search_finds_the_same_bits_and_leaves_no_packs(tiny_lm):
     for (_, plain), (_, packed) in zip(*found, strict=True):
         assert plain.losses == packed.losses
         assert torch.equal(plain.change, packed.change)
+
+
+def test_what_a_search_packs_is_known_before_it(tiny_lm):
+    packs = tiny_editor(ROME, tiny_lm).search.packs
+    whole, known = packs.budget, packs.most(tiny_lm, EDITED_LAYER)
+    editor = tiny_editor(ROME, tiny_lm)
+    editor.seek(REQUESTS[:2])
+    assert 0 < whole - editor.search.packs.budget == known
+    assert Packs(torch.float32, 8.0).most(tiny_lm, EDITED_LAYER) == 8.0
 
 
 @needs_bfloat16
