@@ -61,7 +61,7 @@ SURVEY = {
 }
 TRAINING = {
     "mend-training": f"fit --config mend-training.yaml{MODEL} --data.path {UNKNOWN}"
-    f" --model.output {NETWORK}"
+    f" --model.output {NETWORK} --data.limit 400 --data.validation_limit 20 --trainer.max_epochs 2"
 }
 SINGLE_ROME = {
     "single-rome": f"fit --config papers/single-edits.yaml{MODEL}{REQUESTS}{CONTEXTS}"
