@@ -5,10 +5,10 @@ from docs.experiments import Experiment
 from docs.smollm2_experiments import CONTEXTS, MODEL, folder, folders
 
 COUNTERFACT = "[counterfact-edit.json,counterfact-train.json]"
-ASKED = 400  # requests whose fact the model is asked for
+ASKED = 200  # requests whose fact the model is asked for
 FIRST = folder("counterfact-survey") / "first_token.json"
 STATED = folder("counterfact-survey") / "stated.json"
-OTHERS = 30  # requests that ROME edits beside those whose subject is the first token
+OTHERS = 20  # requests that ROME edits beside those whose subject is the first token
 SURVEY = {
     "counterfact-survey": f"predict --config papers/fact-survey.yaml{MODEL}"
     f" --data.path {COUNTERFACT} --model.asked {ASKED}"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from callbacks.keeping.run_folder import read_journal
 from docs import rome_tables, tables
 
 RUNS = Path("runs/papers")
@@ -55,6 +56,12 @@ def in_sequence() -> str:
             "![perplexity over sequential edits](papers/sequential.png)",
         ]
     )
+
+
+def prefixed() -> str:
+    """C-ROME's edits, judged without and with a prefix."""
+    journals = {run: read_journal(place) for run, place in folders(PREFIX).items()}
+    return rome_tables.prefixes(journals)
 
 
 def of_all(kind: str, config: str, options: str = "") -> dict[str, str]:
@@ -148,7 +155,7 @@ EXPERIMENTS = {
         tuple((run, "keys_tsne.png") for run in KEYS),
     ),
     "position": Experiment(POSITION, lambda: rome_tables.positions(folders(POSITION))),
-    "prefix": Experiment(PREFIX, lambda: rome_tables.prefixes(folders(PREFIX))),
+    "prefix": Experiment(PREFIX, prefixed),
     "risk": Experiment(
         {}, lambda: rome_tables.risk(folder("single-rome")), (("single-rome", "risk.png"),)
     ),

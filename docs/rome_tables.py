@@ -1,12 +1,12 @@
 """Tables of docs/reproduce.md that belong to The Fall of ROME, and those beyond the papers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from callbacks.keeping.run_folder import read_journal
-from docs.tables import groups, markdown, mean, percent, perplexities, read
+from docs.tables import Edit, groups, markdown, mean, percent, perplexities, read
 
 
 def fractions(run: Path) -> str:
@@ -70,16 +70,19 @@ def positions(runs: dict[str, Path]) -> str:
     return markdown(rows)
 
 
-def prefixes(runs: dict[str, Path]) -> str:
-    """What C-ROME's edits are worth, judged without and with a prefix."""
+def prefixes(judged: Mapping[str, Sequence[Edit]]) -> str:
+    """What C-ROME's edits are worth, judged without and with a prefix.
+
+    Args:
+        judged: edits by ``prefix-POLICY-REQUESTS``.
+    """
     scores = ("efficacy", "paraphrase", "neighborhood_agreement")
     rows: list[Sequence[Any]] = [
         ("requests", "prefix at test time", "n", "efficacy, tokens %", "generalization, tokens %",
          "locality, agreement %", "P(new) > P(true) %"),
     ]  # fmt: skip
-    for name, run in runs.items():
+    for name, edits in judged.items():
         _, policy, kind = name.split("-")
-        edits = read_journal(run)
         tokens = [f"{s}_token_accuracy" if s in ("efficacy", "paraphrase") else s for s in scores]
         rows.append((kind, policy, len(edits), *(percent(mean(edits, s)) for s in tokens),
                      percent(mean(edits, "efficacy"))))  # fmt: skip

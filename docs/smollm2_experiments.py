@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from callbacks.keeping.run_folder import read_journal
 from docs import experiments, rome_tables, smollm2_tables, tables
 from docs.experiments import Experiment
 
@@ -105,10 +106,8 @@ KEYS = {
     for name in ("keys", "keys-first-token", "keys-prefixed")
 }
 PREFIX = {
-    f"prefix-{policy}-{kind}": f"fit --config papers/c_rome-prefixed.yaml{MODEL}{CONTEXTS}"
-    f" --data.limit null --data.class_path HardCasesDataModule --data.sample {kind}{HARD}"
-    f" --data.watch_limit 50 --model.test_prefix.policy {policy}"
-    for policy, kind in (("none", "hard"), ("collapse", "hard"), ("none", "normal"))
+    "prefix-collapse-hard": f"fit --config papers/c_rome-prefixed.yaml{MODEL}{CONTEXTS}"
+    f" --data.limit null --data.class_path HardCasesDataModule --data.sample hard{HARD}"
 }
 SURVIVAL = {
     f"survival-{config}": f"fit --config {config}.yaml{MODEL} --data.path {STATED}{options}"
@@ -123,6 +122,19 @@ def in_sequence() -> str:
     tables.curves(runs, PICTURES / "sequential.png")
     picture = "![perplexity over sequential edits](smollm2/sequential.png)"
     return f"{tables.sequential(runs)}\n\n{picture}"
+
+
+def prefixed() -> str:
+    """C-ROME's edits behind a prefix, beside the same of ``single-c_rome`` without one."""
+    hard = {case["case_id"] for case in tables.read(HARD_CASES)}
+    plain = read_journal(folder("single-c_rome"))
+    return rome_tables.prefixes(
+        {
+            "prefix-none-hard": [edit for edit in plain if edit["case_id"] in hard],
+            **{run: read_journal(place) for run, place in folders(PREFIX).items()},
+            "prefix-none-normal": [edit for edit in plain if not tables.begins(edit)],
+        }
+    )
 
 
 EXPERIMENTS = {
@@ -153,7 +165,7 @@ EXPERIMENTS = {
         lambda: rome_tables.keys(folders(KEYS)),
         tuple((run, "keys_tsne.png") for run in KEYS),
     ),
-    "prefix": Experiment(PREFIX, lambda: rome_tables.prefixes(folders(PREFIX))),
+    "prefix": Experiment(PREFIX, prefixed),
     "risk": Experiment(
         {}, lambda: rome_tables.risk(folder("single-rome")), (("single-rome", "risk.png"),)
     ),

@@ -204,10 +204,10 @@ def test_positions_stand_beside_one_another(tmp_path):
     ]
 
 
-def test_a_prefix_policy_and_the_kind_of_requests_are_told_by_the_runs_name(tmp_path):
+def test_a_prefix_policy_and_the_kind_of_requests_are_told_by_the_runs_name():
     scores = {"efficacy": 1.0, "efficacy_token_accuracy": 0.5, "neighborhood_agreement": 0.25}
-    run = run_folder(tmp_path / "run", [edit | scores for edit in EDITS])
-    last = rome_tables.prefixes({"prefix-none-hard": run}).splitlines()[-1]
+    edits = [edit | scores for edit in EDITS]
+    last = rome_tables.prefixes({"prefix-none-hard": edits}).splitlines()[-1]
     assert last == "| hard | none | 3 | 50.0 | - | 25.0 | 100.0 |"
 
 
