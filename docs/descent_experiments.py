@@ -19,7 +19,7 @@ SEARCHES = {
 MODELS = {
     "embedded": " --data.limit 100",
     "smollm2": f"{smollm2_experiments.MODEL} --data.path {smollm2_experiments.STATED}"
-    " --data.limit 30",
+    " --data.limit 100",
 }
 DESCENT = {
     f"{model}-{search}": f"fit --config papers/single-edits.yaml --model ConsistentROME{of_model}"
