@@ -33,6 +33,11 @@ def signed(mean: Mean) -> str:
     return f"{100 * mean.value:+.0f} points [{100 * mean.low:+.0f}, {100 * mean.high:+.0f}]"
 
 
+def plain(value: float, digits: int) -> str:
+    """A number in so many digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 10**digits else f"{value:.{digits}g}"
+
+
 def cost_cells(
     cost: Mapping[str, float] | None, reference: Mapping[str, float] | None
 ) -> list[tuple[str, float | str, str]]:
@@ -41,9 +46,9 @@ def cost_cells(
         return [("", "", "")] * len(COSTS)
     told: list[tuple[str, float | str, str]] = []
     for name in COSTS:
-        figure = f"{cost[name] / SCALES[name]:.3g} {UNITS[name]}"
+        figure = f"{plain(cost[name] / SCALES[name], 3)} {UNITS[name]}"
         if reference and reference[name]:
-            told.append((f"{cost[name] / reference[name]:.2g} x", cost[name], figure))
+            told.append((f"{plain(cost[name] / reference[name], 2)} x", cost[name], figure))
         else:
             told.append((figure, cost[name], ""))
     return told
@@ -56,6 +61,6 @@ def survivor_notes(line: Survivor) -> str:
     if line.tuning and line.tuning["all_failed"]:
         notes.append("no trial converged; its config's own settings")
     if line.tuning and line.tuning["choice"]:
-        chosen = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in line.tuning["choice"].items())
-        notes.append(f"tuned: {chosen}")
+        chosen = (f"{k.rpartition('.')[2]} {v:g}" for k, v in line.tuning["choice"].items())
+        notes.append(f"tuned: {', '.join(chosen)}")
     return "; ".join([*notes, *line.errors])

@@ -70,8 +70,8 @@ def section(results: Results) -> str:
 def heading(results: Results, mark: int) -> str:
     """Of a mark's table."""
     batch = results.board.batch
-    requests = "one request" if batch == 1 else f"{batch} requests"
-    return f"After {mark} edits of {requests} each"
+    edits = "one edit" if mark == 1 else f"{mark} edits"
+    return f"After {edits} of {'one request' if batch == 1 else f'{batch} requests'}"
 
 
 def status(results: Results) -> str:
