@@ -29,7 +29,7 @@ class Cell(NamedTuple):
         text: what it says.
         value: what it is sorted by; empty sorts last.
         small: a line below.
-        mood: ``up`` or ``down`` if it differs from the reference.
+        mood: ``up`` or ``down`` if it differs from the reference, ``note`` of a text.
     """
 
     text: str
@@ -123,7 +123,7 @@ def survivor_cells(line: Survivor, reference: dict[str, float] | None) -> list[C
         *(Cell("") if m is None else Cell(str(m), min(m.edits, 1e6 + m.followed)) for m in medians),
         pvalue,
         *(Cell(text, value, small) for text, value, small in cost_cells(line.cost, reference)),
-        Cell(survivor_notes(line)),
+        Cell("", small=survivor_notes(line), mood="note"),
     ]
 
 
