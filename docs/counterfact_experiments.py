@@ -8,7 +8,8 @@ COUNTERFACT = "[counterfact-edit.json,counterfact-train.json]"
 ASKED = 200  # requests whose fact the model is asked for
 FIRST = folder("counterfact-survey") / "first_token.json"
 STATED = folder("counterfact-survey") / "stated.json"
-OTHERS = 20  # requests that ROME edits beside those whose subject is the first token
+OTHERS = 50  # requests that ROME edits beside those whose subject is the first token
+REST = f"'[{STATED}, {folder('counterfact-survey') / 'neither.json'}]'"
 SURVEY = {
     "counterfact-survey": f"predict --config papers/fact-survey.yaml{MODEL}"
     f" --data.path {COUNTERFACT} --model.asked {ASKED}"
@@ -17,7 +18,7 @@ EDIT = f"fit --config papers/single-edits.yaml{MODEL} --data.watch ME-PPL_50.jso
 SINGLE = {
     "counterfact-rome": f"{EDIT} --data.path {FIRST}{CONTEXTS}",
     "counterfact-c_rome": f"{EDIT} --data.path {FIRST} --model ConsistentROME{CONTEXTS}",
-    "counterfact-others": f"{EDIT} --data.path {STATED} --data.limit {OTHERS}{CONTEXTS}",
+    "counterfact-others": f"{EDIT} --data.path {REST} --data.limit {OTHERS}{CONTEXTS}",
 }
 
 
