@@ -32,10 +32,8 @@ IN_SEQUENCE = METHODS | {
     "alpha_edit": f" --model AlphaEdit{CONTEXTS}",
 }
 TASKS = " --data.tasks.limit 20 --data.tasks.names [lambada,piqa,mmlu]"
-POINTS, WORST = (
-    30,
-    5,
-)  # data points of HardEdit that are tried, edits that tasks are evaluated after
+POINTS = 30  # data points of HardEdit that are tried
+WORST = 5  # edits after which tasks are evaluated
 NORMAL_CASES = 40
 SHORTER = 80  # requests of the methods that collapse nothing: all first tokens, others behind
 
