@@ -129,11 +129,12 @@ def curves(runs: dict[str, Path], file: Path) -> None:
     figure = Figure(figsize=(1 + 4.5 * len(kinds), 4), layout="constrained")
     panels = dict(zip(kinds, figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0],
                       strict=True))  # fmt: skip
-    for number, (name, run) in enumerate(runs.items()):
+    labels = list(dict.fromkeys(name.rpartition("-")[2] for name in runs))
+    for name, run in runs.items():
         kind, _, label = name.rpartition("-")
         edits, summary = read_journal(run), read(run / "summary.json")
         found = [summary["baseline"]["perplexity"], *perplexities(edits)]
-        style = STYLES[number % len(STYLES)]
+        style = STYLES[labels.index(label) % len(STYLES)]
         (line,) = panels[kind].plot(found, linestyle=style, label=label)
         first = summary["collapsed_at"]
         if first:
