@@ -21,6 +21,7 @@ DRAWN = " --data.class_path BenchmarkDataModule --data.batch_size 1"
 SMALLER = " --data.watch_limit 10 --data.tasks.limit 15 --trainer.val_check_interval "
 REPLAYED = {  # edits from one measurement to the next
     "normal-rome": 3,
+    "normal-mend": 2,
     "hard-memit": 9,
     "normal-c_rome": 9,
     "hard-ft": 9,
