@@ -21,7 +21,8 @@ DRAWN = " --data.class_path BenchmarkDataModule --data.batch_size 1"
 SMALLER = " --data.watch_limit 10 --data.tasks.limit 15 --trainer.val_check_interval "
 REPLAYED = {  # edits from one measurement to the next
     "normal-rome": 3,
-    "normal-mend": 2,
+    "normal-mend": 1,
+    "hard-mend": 1,
     "hard-memit": 9,
     "normal-c_rome": 9,
     "hard-ft": 9,

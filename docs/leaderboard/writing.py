@@ -10,6 +10,7 @@ from docs.leaderboard.boards import Board
 from docs.leaderboard.cells import beside, cost_cells, share, survivor_notes
 from docs.leaderboard.figure import figure
 from docs.leaderboard.intervals import Mean
+from docs.leaderboard.journals import hand_over
 from docs.leaderboard.lessons import lessons
 from docs.leaderboard.page import heading, page, status
 from docs.leaderboard.results import PROTOCOLS
@@ -41,6 +42,7 @@ def write(boards: Sequence[Board]) -> None:
     for results in found:
         name, reference = results.board.name, results.board.reference
         figure(results.horizons, reference, FOLDER / f"{name}.png")
+        hand_over(results.board, FOLDER / "journals" / name)
     replace_text(FOLDER / "index.html", page(found, INTRO))
     replace_text(FOLDER / "leaderboard.csv", csv_of(found))
     before, behind = around(MARKDOWN, BEGIN, END)
