@@ -103,7 +103,7 @@ def rounds(commands: Mapping[str, str], made: set[str]) -> Iterator[dict[str, st
     """Commands not made yet, by name, in rounds; each reads only runs of those before it."""
     made = made & set(commands)
     while waiting := {name: text for name, text in commands.items() if name not in made}:
-        ready = {n: t for n, t in waiting.items() if reads(t) & set(commands) <= made | {n}}
+        ready = {n: text for n, text in waiting.items() if reads(text) & set(commands) <= made}
         if not ready:
             raise ValueError(f"the runs {sorted(waiting)} wait for one another")
         yield ready
@@ -111,8 +111,8 @@ def rounds(commands: Mapping[str, str], made: set[str]) -> Iterator[dict[str, st
 
 
 def reads(command: str) -> set[str]:
-    """Names of the runs whose files a command reads."""
-    return set(re.findall(r"runs/papers[^/]*/([^/\s]+)/", command))
+    """Names of the runs whose files a command reads; the file that it writes is its own."""
+    return set(re.findall(r"(?<!--model\.output )runs/papers[^/]*/([^/\s]+)/", command))
 
 
 def work(commands: Mapping[str, str], runs: Path, processes: int) -> None:

@@ -26,7 +26,6 @@ REPLAYED = {  # edits from one measurement to the next
     "hard-memit": 9,
     "normal-c_rome": 9,
     "hard-ft": 9,
-    "hard-c_rome": 9,
 }
 
 EMBEDDED = {

@@ -120,6 +120,7 @@ def test_a_section_is_replaced_and_the_rest_stays():
 def test_a_run_comes_behind_those_whose_files_it_reads():
     commands = {"b": "fit --data.path runs/papers/a/version_0/x.json", "a": "fit", "c": "fit"}
     assert reads(commands["b"]) == {"a"}
+    assert reads(f"{commands['b']} --model.output runs/papers/b/version_0/y.safetensors") == {"a"}
     assert [sorted(r) for r in rounds(commands, set())] == [["a", "c"], ["b"]]
     assert [sorted(r) for r in rounds(commands, {"a", "other"})] == [["b", "c"]]
     with pytest.raises(ValueError, match=r"\['a'\] wait for one another"):
