@@ -55,7 +55,7 @@ reproduce: .venv ## run both papers' experiments on the embedded model (docs/rep
 	.venv/bin/python -m docs.reproduce
 
 reproduce-smollm2: export HF_HUB_OFFLINE := 1
-reproduce-smollm2: smollm2 ## run them on a real model, SmolLM2-135M (docs/smollm2.md); four hours
+reproduce-smollm2: smollm2 ## run them on a real model, SmolLM2-135M (docs/smollm2.md); five hours
 	.venv/bin/python -m docs.reproduce --book smollm2
 
 torture: export HF_HUB_OFFLINE := 1
