@@ -97,12 +97,13 @@ class Cell(NamedTuple):
         """Whether the run is complete up to this length, or ended before it for good."""
         if (self.folder / FAILED).is_file():
             return True
-        if not (self.folder / FINISHED).is_file():
-            return False
-        journal = read_journal(self.folder)
+        journal, finished = read_journal(self.folder), (self.folder / FINISHED).is_file()
         if self.row in self.board.together:
-            return bool(journal)
-        return len(journal) >= self.length or bool(journal and journal[-1].get("collapsed"))
+            return finished and bool(journal)
+        if len(journal) > self.length:  # killed or not, it was on its way to a longer one
+            return True
+        whole = len(journal) == self.length or bool(journal and journal[-1].get("collapsed"))
+        return finished and whole
 
 
 def read_boards(names: str | None = None) -> list[Board]:

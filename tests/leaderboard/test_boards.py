@@ -88,6 +88,7 @@ def test_a_run_is_done_at_its_length_or_its_collapse_or_its_error(runs):
 def test_a_killed_run_is_not_done(runs):
     (write_run(runs, "rome", 0, edits=4) / "finished").unlink()
     assert not Cell(BOARD, "rome", 0, 4).done
+    assert Cell(BOARD, "rome", 0, 2).done  # a resumed run could not go back
 
 
 @pytest.mark.parametrize(
