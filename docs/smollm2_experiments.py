@@ -34,7 +34,7 @@ IN_SEQUENCE = METHODS | {
 TASKS = " --data.tasks.limit 20 --data.tasks.names [lambada,piqa,mmlu]"
 POINTS = 30  # data points of HardEdit that are tried
 WORST = 5  # edits after which tasks are evaluated
-NORMAL_CASES = 40
+NORMAL_CASES = 100
 SHORTER = 80  # requests of the methods that collapse nothing: all first tokens, others behind
 
 
