@@ -69,7 +69,10 @@ class SecondDevice(TorchFunctionMode):
         if function is torch.cat and any(elsewhere(part) for part in args[0]):
             with torch._C.DisableTorchFunction():
                 return joined(*args, **kwargs)
-        return function(*args, **kwargs)
+        found = function(*args, **kwargs)
+        if kwargs.get("generator") is not None and elsewhere(found):  # all generators are the CPU's
+            raise RuntimeError(f"Expected a '{NAME}' device type for generator but found 'cpu'")
+        return found
 
 
 @cache

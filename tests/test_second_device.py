@@ -83,6 +83,20 @@ def test_every_family_is_edited_where_it_is(family):
     assert_same_elsewhere(ready(ROME(EDITED_LAYER, lm="tiny"), tiny_model(family)))
 
 
+def test_a_model_that_is_made_elsewhere_is_the_same(family, tmp_path):
+    save_tiny(tmp_path, family)
+    here, there = (ROME(EDITED_LAYER, lm=str(tmp_path), second_moment="identity") for _ in "ab")
+    here.configure_model()
+    here.prepare()
+    with SecondDevice():
+        with torch.device(NAME):  # as a Trainer does for a GPU
+            there.configure_model()
+        there.to(NAME)
+        there.prepare()
+        found = list(told(there))
+    assert found == pytest.approx(list(told(here)), rel=1e-4)
+
+
 @pytest.mark.parametrize("name", KEY_VALUE)
 def test_every_method_edits_where_the_model_is(name):
     assert_same_elsewhere(ready(KEY_VALUE[name](), tiny_model("gpt2")))

@@ -122,7 +122,7 @@ class FluencyMetrics(WrittenTexts):
         """Random numbers of a text, ``(t,)`` in [0, 1), the same for the same name."""
         seed = int.from_bytes(blake2b(name.encode(), digest_size=7).digest())
         generator = torch.Generator().manual_seed(seed)
-        return torch.rand(self.length, generator=generator, dtype=torch.float64)
+        return torch.rand(self.length, generator=generator, dtype=torch.float64, device="cpu")
 
     def essence(
         self, editor: Editor, request: EditRequest, references: Sequence[Reference]

@@ -148,7 +148,9 @@ class WarningSignals(L.Callback):
         if not begun:
             return {}
         source = torch.Generator().manual_seed(editor.seed)
-        draws = torch.rand(len(begun), self.length, generator=source, dtype=torch.float64)
+        draws = torch.rand(
+            len(begun), self.length, generator=source, dtype=torch.float64, device="cpu"
+        )
         texts = sample_texts(editor.lm, editor.tokenizer, begun, draws)
         return {"text_entropy": fmean(generation_entropy(text) or 0.0 for text in texts)}
 

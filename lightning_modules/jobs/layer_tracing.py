@@ -108,7 +108,7 @@ class LayerTracing(WatchedModel):
         chance = torch.Generator().manual_seed(self.seed * 1_000_003 + request.case_id)
         width = self.lm.get_input_embeddings().embedding_dim
         shape = (self.samples, fact.last + 1 - fact.first, width)
-        drawn = torch.randn(shape, generator=chance)
+        drawn = torch.randn(shape, generator=chance, device="cpu")
         return (self.noise * self.deviation * drawn).to(self.device)
 
     def card(self) -> dict[str, Any]:

@@ -40,13 +40,15 @@ def sample_contexts(
         for number in range(count):
             texts.append(list(encode(tokenizer, SEEDS[number * len(SEEDS) // count]).tokens))
             missing = max(0, begin + length - len(texts[-1]))
-            draws = [torch.empty(top_k).exponential_(generator=generator) for _ in range(missing)]
-            noise.append(torch.stack(draws) if draws else torch.empty(0, top_k))
+            drawn = torch.empty(missing, top_k, device=generator.device)
+            for row in drawn:
+                row.exponential_(generator=generator)
+            noise.append(drawn)
             alike.setdefault((len(texts[-1]), missing), []).append(len(texts) - 1)
     for numbers in alike.values():
         seeds = torch.tensor([texts[number] for number in numbers], device=lm.device)
-        drawn = continued(lm, seeds, torch.stack([noise[number] for number in numbers]), special)
-        for number, tokens in zip(numbers, drawn.tolist(), strict=True):
+        found = continued(lm, seeds, torch.stack([noise[number] for number in numbers]), special)
+        for number, tokens in zip(numbers, found.tolist(), strict=True):
             texts[number] += tokens
     plain = [str(tokenizer.decode(text[begin:], skip_special_tokens=True)) for text in texts]
     bare = (" ".join(text.replace("{", " ").replace("}", " ").split()) for text in plain)

@@ -84,7 +84,7 @@ class LoRA(GradientEditor):
         draw = torch.Generator().manual_seed(self.seed + len(self.edited_requests))
         for adapter in self.adapters():
             first = adapter.lora_A["default"].weight
-            fresh = torch.empty(first.shape)
+            fresh = torch.empty(first.shape, device="cpu")
             nn.init.kaiming_uniform_(fresh, math.sqrt(5), generator=draw)  # as PEFT does
             first.data.copy_(fresh)
         return model

@@ -145,6 +145,7 @@ def measure(
     requests = counterfact_like(embedded)[:count]
     plain, compiling = (editor_of(lm, shape, embedded, compiled) for compiled in (False, True))
     times = run(plain, requests, texts, ())
+    plain.to(device)  # the Trainer leaves it on the CPU
     with torch.device(device):
         for _ in range(2):  # the first warms up
             started = synchronized(device)

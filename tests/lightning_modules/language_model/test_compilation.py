@@ -96,6 +96,7 @@ def test_inductor_finds_the_same_values(tiny_llama):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:TensorFloat32")  # advice that we do not take
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_cuda_graphs_find_the_same_values(family):
     if not torch.cuda.is_available():

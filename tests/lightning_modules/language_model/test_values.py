@@ -152,9 +152,8 @@ def test_a_step_makes_the_host_wait_for_a_gpu_once(family, requests, contexts):
         pytest.skip("needs a CUDA device")
     lm = tiny_model(family).to("cuda")
     recorded = record_requests(lm, TOKENIZER, EDITED_LAYER, contexts, requests)
-    search_values(lm, EDITED_LAYER, recorded, ValueSearchOptions(steps=2, goal=0.0))
     waits = []
-    for steps in (2, 5):
+    for steps in (2, 2, 5):  # the first warms up, and its libraries may wait for themselves
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
@@ -164,4 +163,4 @@ def test_a_step_makes_the_host_wait_for_a_gpu_once(family, requests, contexts):
             finally:
                 torch.cuda.set_sync_debug_mode("default")
         waits.append(sum("synchronizing" in str(warning.message) for warning in said))
-    assert waits[1] - waits[0] == 3
+    assert waits[2] - waits[1] == 3
