@@ -153,7 +153,7 @@ def measure(
             published = synchronized(device) - started
 
     def row(name: str, seconds: float) -> dict[str, Any]:
-        found = {"name": name, "shape": f"{shape.name}, {lm.dtype}, 20 steps"}
+        found = {"name": name, "shape": f"{shape.name}, {lm.dtype}, 20 steps, {named(device)}"}
         found |= {"ours_seconds": seconds, "edits_per_second": 1 / seconds}
         return found | {"oracle_seconds": published, "ratio": published / seconds} | peak(device)
 
@@ -165,6 +165,11 @@ def measure(
     yield row("sequential edit, compiled, kept", median(times[1:]))
     times = run(compiling, requests, texts, [RestoreWeights(count)])
     yield row(f"edit of a sweep, compiled, {WATCHING}", sum(times) / count)
+
+
+def named(device: torch.device) -> str:
+    """What the device is called."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def peak(device: torch.device) -> dict[str, float]:
