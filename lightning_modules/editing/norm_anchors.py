@@ -28,7 +28,7 @@ def load_anchor(options: ValueSearchOptions, lm_name: str, model: str, layer: in
     if options.anchor != "stored":
         return options.anchor
     file = anchor_file(lm_name, model)
-    command = f"{COMMAND} --model.lm {lm_name}"
+    command = f"{COMMAND} --model.lm {lm_name} --model.layers [{layer}]"
     if not file.is_file():
         raise FileNotFoundError(
             f"no norm anchor of {lm_name!r} at {file}; make it with: {command}, or give a norm "
@@ -42,7 +42,7 @@ def load_anchor(options: ValueSearchOptions, lm_name: str, model: str, layer: in
     if found[:2] != (model, layer):
         raise ValueError(
             f"{file} holds the norm anchor of layer {found[1]} of another run or model, but values "
-            f"are searched at layer {layer}; make it again with: {command} and these layers"
+            f"are searched at layer {layer}; make it again with: {command}"
         )
     return found[2]
 
