@@ -32,6 +32,11 @@ IN_SEQUENCE = METHODS | {
     "alpha_edit": f" --model AlphaEdit{CONTEXTS}",
 }
 TASKS = " --data.tasks.limit 20 --data.tasks.names [lambada,piqa,mmlu]"
+LEVELS = {  # MEND wears the model down in steps; ROME destroys it in one
+    "levels": f"fit --config papers/perplexity-against-tasks.yaml{MODEL} --data.case_ids null"
+    f" --data.path {STATED} --data.limit 20{METHODS['mend']} --trainer.callbacks.step 20"
+    " --trainer.callbacks.above 6"
+}
 POINTS = 30  # data points of HardEdit that are tried
 WORST = 5  # edits after which tasks are evaluated
 NORMAL_CASES = 100
@@ -160,6 +165,11 @@ EXPERIMENTS = {
     ),
     "variants": Experiment(VARIANTS, lambda: smollm2_tables.by_position(folders(VARIANTS), FIRST)),
     "sequential": Experiment(SEQUENTIAL, in_sequence),
+    "levels": Experiment(
+        LEVELS,
+        lambda: tables.levels(folder("levels")),
+        (("levels", "perplexity_levels.png"),),
+    ),
     "hardedit": Experiment(HARD_EDIT, lambda: tables.hard_edit(folders(HARD_EDIT))),
     "keys": Experiment(
         KEYS,
