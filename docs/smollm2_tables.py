@@ -98,16 +98,20 @@ def calibration_error(destroyed: np.ndarray, probability: np.ndarray) -> float:
 
 
 def survival(runs: Mapping[str, Path]) -> str:
-    """The share of edits that are stated after each treatment, and the perplexity, by method."""
+    """Edits that are stated and named after each treatment, and the perplexity, by method."""
     found = {name.partition("-")[2]: read(run / "survival.json") for name, run in runs.items()}
     rows: list[Sequence[Any]] = [
-        ("treatment", *(f"{name}: stated of {f['edits']}, perplexity" for name, f in found.items()))
+        (
+            "treatment",
+            *(f"{n}: stated, named of {f['edits']}, perplexity" for n, f in found.items()),
+        )
     ]
     for treatment in next(iter(found.values()))["scores"]:
         cells = []
         for content in found.values():
             scores = content["scores"][treatment]
-            stated = round(scores["efficacy_exact_match"] * content["edits"])
-            cells.append(f"{stated}, {scores['perplexity']:.4g}")
+            shares = (scores[name] for name in ("efficacy_exact_match", "named"))
+            counts = (f"{share * content['edits']:.0f}" for share in shares)
+            cells.append(", ".join([*counts, f"{scores['perplexity']:.4g}"]))
         rows.append((treatment, *cells))
     return markdown(rows)

@@ -260,15 +260,15 @@ def test_the_calibration_error_weighs_each_bins_gap_by_its_edits():
 
 
 def test_a_treatment_has_a_row_and_a_method_a_column(tmp_path):
-    scores = {"none": {"efficacy_exact_match": 1.0, "perplexity": 90.0}}
-    scores["int4"] = {"efficacy_exact_match": 0.8, "perplexity": 93.25}
+    scores = {"none": {"efficacy_exact_match": 1.0, "named": 1.0, "perplexity": 90.0}}
+    scores["int4"] = {"efficacy_exact_match": 0.8, "named": 0.6, "perplexity": 93.25}
     content = {"method": "ROME", "edits": 5, "scores": scores}
     (tmp_path / "survival.json").write_text(json.dumps(content))
     assert smollm2_tables.survival({"survival-rome": tmp_path}).splitlines() == [
-        "| treatment | rome: stated of 5, perplexity |",
+        "| treatment | rome: stated, named of 5, perplexity |",
         "| --- | --- |",
-        "| none | 5, 90 |",
-        "| int4 | 4, 93.25 |",
+        "| none | 5, 5, 90 |",
+        "| int4 | 4, 3, 93.25 |",
     ]
 
 

@@ -11,20 +11,24 @@ from scipy.stats import binomtest
 
 from data_modules.records import EditRequest
 from lightning_modules.editing.editor import Editor
+from lightning_modules.editing.replies import replies
 from lightning_modules.jobs.treated import TREATMENTS, TreatedModel, treated
+from lightning_modules.language_model.matching import names
 
 from ..keeping.run_folder import folder_of, write_json
 from ..watching.figures import INK, SHARP, WIDE, publish
 from ..watching.perplexity import CorpusPerplexity
 
 SCORES = ("efficacy", "efficacy_exact_match", "paraphrase", "neighborhood")
+REPLY = 32  # tokens: a whole sentence, as chat models answer
 
 
 class EditSurvival(L.Callback):
     """Treats copies of the edited model when training ends, and judges all edits of the run again.
 
-    An edit is stated if every token of its answer is the greedy choice. Writes ``survival.json``
-    and ``survival.png``. A tokenizer without a chat template leaves ``chat`` out.
+    An edit is stated if every token of its answer is the greedy choice, and named if its answer
+    is in the reply of 32 tokens. Writes ``survival.json`` and ``survival.png``. A tokenizer without
+    a chat template leaves ``chat`` out.
 
     Args:
         treatments: see ``lightning_modules/jobs/treated.py``.
@@ -71,6 +75,8 @@ def judgement(model: TreatedModel, requests: Sequence[EditRequest], data: Any) -
         for name in SCORES
         if (known := [score[name] for score in scores if name in score])
     }
+    said = zip(replies(model, requests, REPLY), requests, strict=True)
+    found["named"] = fmean(names(reply, request.target_new) for reply, request in said)
     metric = CorpusPerplexity()
     for batch in data.val_dataloader():
         watched = model.watch(batch)
@@ -79,16 +85,21 @@ def judgement(model: TreatedModel, requests: Sequence[EditRequest], data: Any) -
 
 
 def survival_figure(found: dict[str, dict[str, float]], edits: int) -> Figure:
-    """The share of edits stated after each treatment, with Wilson's 95 % interval."""
+    """The share of edits stated and named after each treatment, with Wilson's 95 % interval."""
     figure = Figure(figsize=WIDE, dpi=SHARP, layout="constrained")
     axes = figure.subplots()
-    for place, scores in enumerate(found.values()):
-        stated = scores["efficacy_exact_match"]
-        interval = binomtest(round(stated * edits), edits).proportion_ci(method="wilson")
-        axes.hlines(place, *interval, color=INK, linewidth=1.5)
-        axes.plot(stated, place, "o", color=INK)
+    marks = {"efficacy_exact_match": ("stated", -0.12, "o"), "named": ("named", 0.12, "s")}
+    for score, (label, shift, marker) in marks.items():
+        places = [place + shift for place in range(len(found))]
+        shares = [scores[score] for scores in found.values()]
+        for place, share in zip(places, shares, strict=True):
+            interval = binomtest(round(share * edits), edits).proportion_ci(method="wilson")
+            axes.hlines(place, *interval, color=INK, linewidth=1.5)
+        fill = INK if marker == "o" else "white"
+        axes.plot(shares, places, marker, color=INK, markerfacecolor=fill, label=label)
     axes.set(yticks=range(len(found)), yticklabels=list(found), xlim=(-0.02, 1.02))
-    axes.set_xlabel(f"share of {edits} edits that are stated")
+    axes.set_xlabel(f"share of {edits} edits")
     axes.invert_yaxis()
+    axes.legend()
     axes.grid(axis="x", alpha=0.3)
     return figure

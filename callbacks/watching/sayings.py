@@ -8,7 +8,7 @@ import lightning as L
 
 from data_modules.records import EditRequest
 from lightning_modules.editing.editor import Editor
-from lightning_modules.language_model.generation import generate
+from lightning_modules.editing.replies import replies
 
 
 class Sayings(L.Callback):
@@ -51,12 +51,5 @@ class Sayings(L.Callback):
         """Completes the record, if the edit is one of the first."""
         if not batch or editor.record.get("edit", math.inf) > self.first_edits:
             return
-        frame = editor.frames.judged
-        prompts = [
-            frame.around(editor.worded(request).text) + (frame.separator or "")
-            for request in batch[: self.requests]
-        ]
-        until = ["\n", *([frame.end.strip()] if frame.end else [])]
-        texts = generate(editor.lm, editor.tokenizer, prompts, until, self.new_tokens)
-        said = [text.strip() for text in texts]
+        said = replies(editor, batch[: self.requests], self.new_tokens)
         editor.record[field] = said[0] if len(batch) == 1 else said

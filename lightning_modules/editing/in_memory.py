@@ -8,9 +8,9 @@ from transformers import PreTrainedModel
 
 from data_modules.records import EditRequest
 
-from ..language_model.generation import generate
 from ..language_model.split import turn_into
 from .editor import Editor
+from .replies import replies
 
 NEW_TOKENS = 16
 
@@ -58,7 +58,7 @@ class EditReport(Sequence[Outcome]):
         Raises:
             FloatingPointError: if an edit fails.
         """
-        before = said(self.editor, self.requests)
+        before = replies(self.editor, self.requests, NEW_TOKENS)
         self.editor.judge_all(self.requests)  # keeps the unedited answers to neighbors
         for batch in batches:
             self.editor.make_edit(batch)
@@ -67,7 +67,10 @@ class EditReport(Sequence[Outcome]):
                     f"the edit of {batch[0].text!r} failed ({self.editor.record['reason']}); the "
                     "model is unchanged: edit another layer, or leave this fact out"
                 )
-        now, scores = said(self.editor, self.requests), self.editor.judge_all(self.requests)
+        now, scores = (
+            replies(self.editor, self.requests, NEW_TOKENS),
+            self.editor.judge_all(self.requests),
+        )
         self.outcomes = [
             Outcome(request, first, last, found["efficacy_exact_match"] == 1, found)
             for request, first, last, found in zip(self.requests, before, now, scores, strict=True)
@@ -102,17 +105,6 @@ class EditReport(Sequence[Outcome]):
     def __str__(self) -> str:
         first = f"{self.stated} of {len(self)} facts are now stated."
         return "\n".join([first, *map(str, self.outcomes)])
-
-
-def said(editor: Editor, requests: Sequence[EditRequest]) -> list[str]:
-    """What the model says greedily after each request's prompt, up to the end of a line."""
-    frame = editor.frames.judged
-    prompts = [
-        frame.around(editor.worded(request).text) + (frame.separator or "") for request in requests
-    ]
-    ends = ["\n", *filter(None, [frame.end.strip()])]
-    texts = generate(editor.lm, editor.tokenizer, prompts, ends, NEW_TOKENS)
-    return [text.strip() for text in texts]
 
 
 @contextmanager

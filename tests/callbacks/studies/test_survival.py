@@ -3,7 +3,9 @@ import json
 import pytest
 
 from callbacks.keeping.run_folder import read_journal
-from callbacks.studies.survival import EditSurvival, survival_figure
+from callbacks.studies.survival import REPLY, EditSurvival, survival_figure
+from lightning_modules.editing.replies import replies
+from lightning_modules.language_model.matching import names
 from tests.callbacks.runs import fit, tiny_lm, watching
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
@@ -22,14 +24,20 @@ def test_every_edit_is_judged_again_after_each_treatment(tmp_path):
     assert untouched["efficacy_exact_match"] == pytest.approx(
         sum(score["efficacy_exact_match"] for score in now) / len(now)
     )
+    said = replies(run.editor, run.data.requests, REPLY)
+    named = [names(text, r.target_new) for text, r in zip(said, run.data.requests, strict=True)]
+    assert untouched["named"] == sum(named) / len(named)
     assert untouched["perplexity"] == pytest.approx(last["perplexity"], rel=1e-4)
     assert content["scores"]["int4"]["perplexity"] != untouched["perplexity"]
     assert list(tmp_path.rglob("survival.png"))
 
 
 def test_the_figure_has_a_row_per_treatment():
-    found = {name: {"efficacy_exact_match": share} for name, share in (("none", 1), ("int4", 0.5))}
+    stated = {"none": 1, "int4": 0.5}
+    found = {name: {"efficacy_exact_match": s, "named": s / 2} for name, s in stated.items()}
     (axes,) = survival_figure(found, 10).axes
+    drawn = {line.get_label(): list(line.get_xdata()) for line in axes.get_lines()}
+    assert drawn == {"stated": [1, 0.5], "named": [0.5, 0.25]}
     assert [label.get_text() for label in axes.get_yticklabels()] == ["none", "int4"]
 
 
