@@ -87,6 +87,7 @@ VARIANTS = {
         "estimated": " --model.second_moment null",
         "layer-12": " --model.layer 12",
         "position-1": " --model.first_position 1",
+        "seed-1": " --seed_everything 1 --model.seed 1",
     }.items()
 }
 SEQUENTIAL = sequences("hard", IN_SEQUENCE) | sequences(
