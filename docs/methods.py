@@ -23,7 +23,7 @@ from docs.tables import SCORES
 
 METHODS = (  # configs, in the order of the table
     "ft", "locft-bf", "mend", "ultra_edit", "rome", "c_rome", "p_rome", "emmet",
-    "memit", "memit-seq", "memit-rect", "memit-prune", "memit-sphere",
+    "sink_free", "memit", "memit-seq", "memit-rect", "memit-prune", "memit-sphere",
     "alpha_edit", "encore", "nas", "rls_edit",
 )  # fmt: skip
 MARKS_OF = dict(

@@ -91,7 +91,7 @@ def groups(edits: Sequence[Edit]) -> dict[str, list[Edit]]:
     }
 
 
-STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)))  # lines told apart in grey
+STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (12, 3)))  # also in grey
 
 
 def sequential(runs: dict[str, Path], marks: Sequence[int] = (10, 20, 50)) -> str:
