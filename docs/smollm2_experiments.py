@@ -65,10 +65,7 @@ SURVEY = {
 }
 TRAINING = {
     "mend-training": f"fit --config mend-training.yaml{MODEL} --data.path {UNKNOWN}"
-    f" --model.output {NETWORK} --model.rank 64 --model.edit_loss both --model.draws all"
-    " --model.edit_weight 0.2 --model.learning_rate 1e-4 --model.rate_learning_rate 1e-5"
-    " --data.validation_path null --data.limit 400 --data.validation_limit 20"
-    " --trainer.max_epochs 2 --trainer.accumulate_grad_batches 4 --trainer.val_check_interval 200"
+    f" --model.output {NETWORK}"
 }
 SINGLE_ROME = {
     "single-rome": f"fit --config papers/single-edits.yaml{MODEL}{REQUESTS}{CONTEXTS}"
