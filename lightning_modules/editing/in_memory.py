@@ -67,10 +67,8 @@ class EditReport(Sequence[Outcome]):
                     f"the edit of {batch[0].text!r} failed ({self.editor.record['reason']}); the "
                     "model is unchanged: edit another layer, or leave this fact out"
                 )
-        now, scores = (
-            replies(self.editor, self.requests, NEW_TOKENS),
-            self.editor.judge_all(self.requests),
-        )
+        now = replies(self.editor, self.requests, NEW_TOKENS)
+        scores = self.editor.judge_all(self.requests)
         self.outcomes = [
             Outcome(request, first, last, found["efficacy_exact_match"] == 1, found)
             for request, first, last, found in zip(self.requests, before, now, scores, strict=True)

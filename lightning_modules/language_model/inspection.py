@@ -174,8 +174,8 @@ def _way(
 ) -> tuple[float | None, str]:
     """A value's factor in the block's output, and the path of the norm that it passes through."""
     output = calls[block][0].output
-    with torch.device("cpu"):  # the draws are the same wherever the model is made
-        noise = torch.randn(1, output.shape[-1], generator=torch.Generator().manual_seed(0))
+    chance = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, output.shape[-1], generator=chance, device="cpu")
     added = (output.float().square().mean().sqrt().cpu() * noise).to(output)
     with moving(block.get_submodule(path), added, torch.tensor([PLACE], device=lm.device)):
         moved = _calls(lm)

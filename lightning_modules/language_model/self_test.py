@@ -177,8 +177,8 @@ def _refusal(lm: PreTrainedModel, why: str) -> str:
 def _trial(lm: PreTrainedModel, layer: int, texts: Texts) -> Trial:
     """A complete pass with values shifted by the size of the block's output."""
     width = texts.inputs[layer].shape[-1]
-    with torch.device("cpu"):  # the draws are the same wherever the model is made
-        noise = torch.randn(len(SUBJECTS), width, generator=torch.Generator().manual_seed(layer))
+    chance = torch.Generator().manual_seed(layer)
+    noise = torch.randn(len(SUBJECTS), width, generator=chance, device="cpu")
     change = (noise * texts.sizes[layer]).to(lm.device, lm.dtype)
     with moving(output_map(lm, layer), change, texts.subjects):
         logits = _whole_logits(lm, texts.batch)[texts.rows, texts.columns]
