@@ -48,7 +48,7 @@ LIBRARIES = {  # beside the standard library; any where not listed
     "callbacks.watching.measures": {"torch", "numpy"},
     "lightning_modules.functional": {"torch"},
 }
-SLOW = {"datasets", "peft"}  # to import; only what uses them does, and where it does
+SLOW = {"datasets", "peft", "bm25s"}  # to import, or greedy; only what uses them does, and there
 FUNCTION_LINES, FILE_LINES, YAML_LINES, CLASSES_DEEP = 50, 250, 25, 5
 
 

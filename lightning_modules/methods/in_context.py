@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import bm25s
 import torch
 
 from data_modules.records import EditRequest
 
 from ..editing.edited_weights import Update
 from .no_edit import NoEdit
+
+if TYPE_CHECKING:
+    from bm25s import BM25  # at run time where it is used: it starts JAX where that is installed
 
 FACTS = "facts"  # the history's entry
 
@@ -102,13 +104,17 @@ class Context:
         return self.sentences[found[0, 0]] if scores[0, 0] > 0 else ""
 
 
-def bm25_index(sentences: Sequence[str]) -> bm25s.BM25:
+def bm25_index(sentences: Sequence[str]) -> "BM25":
     """An index of sentences."""
-    index = bm25s.BM25()
+    from bm25s import BM25
+
+    index = BM25()
     index.index(tokens_of(sentences), show_progress=False)
     return index
 
 
 def tokens_of(texts: Sequence[str]) -> Any:
     """Words of texts, as the index takes them; English stop words are left out."""
-    return bm25s.tokenize(list(texts), stopwords="en", show_progress=False)
+    from bm25s import tokenize
+
+    return tokenize(list(texts), stopwords="en", show_progress=False)
