@@ -21,18 +21,19 @@ OF_METHODS = (FloatingPointError, torch.linalg.LinAlgError)  # other errors are 
 def run(board: Board, clock: Clock, rows: Sequence[str]) -> None:
     """Runs what is not done yet and fits into the budget, and says how long the rest takes."""
     todo = [cell for cell in cells(board) if cell.row in rows and not cell.done]
+    lacking: set[str] = set()
     for number, cell in enumerate(todo):
         if cell.done:  # collapsed or failed at a shorter length
             continue
-        if not clock.affords(cell):
+        if cell.row in lacking or not clock.affords(cell):
             continue
-        settings, todo_edits = options_of(board, cell.row), cell.todo
-        started = time.perf_counter()
-        make(cell, settings, OF_METHODS)
-        copy_to(cell.folder, board, cell.row)
-        clock.add(cell, todo_edits - cell.todo, time.perf_counter() - started)
-        measured(board, cell.row)
-        tell(cell, clock, todo[number + 1 :])
+        try:
+            attempt(cell, clock)
+        except FileNotFoundError as error:  # a model or statistics that another command makes
+            lacking.add(cell.row)
+            sys.stdout.write(f"{board.name} {cell.row} is left out: {error}\n")
+        else:
+            tell(cell, clock, todo[number + 1 :])
     left = [cell for cell in todo if not cell.done]
     if left:
         needed = sum(map(clock.expected, left))
@@ -40,6 +41,16 @@ def run(board: Board, clock: Clock, rows: Sequence[str]) -> None:
             f"{board.name}: {len(left)} runs are left, about {in_words(needed)}; the same command "
             "continues\n"
         )
+
+
+def attempt(cell: Cell, clock: Clock) -> None:
+    """Makes a run with its row's settings, and measures the row's cost if it is not known."""
+    settings, todo_edits = options_of(cell.board, cell.row), cell.todo
+    started = time.perf_counter()
+    make(cell, settings, OF_METHODS)
+    copy_to(cell.folder, cell.board, cell.row)
+    clock.add(cell, todo_edits - cell.todo, time.perf_counter() - started)
+    measured(cell.board, cell.row)
 
 
 def tell(cell: Cell, clock: Clock, todo: Sequence[Cell]) -> None:

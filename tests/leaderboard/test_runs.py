@@ -11,7 +11,7 @@ from callbacks.watching.standing import read_standing
 from callbacks.watching.verification import Claim, Verification
 from data_modules.meta_training import held_out
 from docs.leaderboard import clock, launching, results, trials
-from docs.leaderboard.__main__ import main
+from docs.leaderboard.__main__ import main, run
 from docs.leaderboard.boards import Board, Cell, Tuning
 from docs.leaderboard.clock import Clock, in_words
 from docs.leaderboard.trials import drawn, tuned
@@ -140,6 +140,22 @@ class TestRuns:
         )
         main(["--hours", "0.001"])
         assert "tiny: 6 runs are left, about 3 min" in capsys.readouterr().out
+
+    def test_a_row_that_lacks_a_file_is_left_out_and_the_others_go_on(
+        self, place, tmp_path, monkeypatch, capsys
+    ):
+        monkeypatch.chdir(tmp_path)
+        made = []
+
+        def attempt(cell, clock):
+            made.append((cell.row, cell.seed))
+            if cell.row == "ft":
+                raise FileNotFoundError("no anchor; make it")
+
+        monkeypatch.setattr("docs.leaderboard.__main__.attempt", attempt)
+        run(board_in(place), Clock(None), ["ft", "no-edit"])
+        assert made == [("ft", 0), ("no-edit", 0), ("no-edit", 1)]
+        assert "tiny ft is left out: no anchor; make it\n" in capsys.readouterr().out
 
     def test_an_error_of_a_method_ends_its_run_and_no_other(self, place, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
