@@ -1,7 +1,6 @@
 """Edit facts in a language model and watch whether it survives: fit, validate, test, predict."""
 
 import gc
-import os
 import sys
 
 gc.disable()  # imports leave no garbage, and looking for it takes a fifth of the start
@@ -13,7 +12,7 @@ from command_line.cli import EditingCLI, SavedConfig
 from command_line.composition import composed
 from command_line.configs import DEFAULTS
 from command_line.helping import named_help
-from command_line.mistakes import FAULTS, Parser, said_of
+from command_line.mistakes import Parser, in_a_sentence
 from command_line.quiet import quiet
 from command_line.short_names import import_all
 
@@ -43,9 +42,5 @@ def main(args: list[str] | None = None, run: bool = True) -> LightningCLI:
 
 if __name__ == "__main__":
     quiet()
-    try:
+    with in_a_sentence():
         main()
-    except FAULTS as error:
-        if os.environ.get("KEEL_TRACE"):
-            raise
-        sys.exit(f"error: {said_of(error)}\n(KEEL_TRACE=1 shows where)")

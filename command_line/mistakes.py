@@ -5,8 +5,10 @@ import inspect
 import os
 import pickle
 import re
+import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.machinery import ModuleSpec
@@ -87,6 +89,17 @@ def is_text(file: str) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+@contextmanager
+def in_a_sentence() -> Iterator[None]:
+    """Ends the program with one sentence at a fault; KEEL_TRACE=1 shows where it arose."""
+    try:
+        yield
+    except FAULTS as error:
+        if os.environ.get("KEEL_TRACE"):
+            raise
+        sys.exit(f"error: {said_of(error)}\n(KEEL_TRACE=1 shows where)")
 
 
 def said_of(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from command_line.mistakes import in_a_sentence
 from docs.courses import quiet
 from docs.leaderboard.boards import Board, Cell, cells, read_boards
 from docs.leaderboard.clock import Clock, in_words
@@ -90,4 +91,5 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence():
+        main()
