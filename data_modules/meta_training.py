@@ -1,9 +1,10 @@
 """Edit requests for meta-training, split by subject: to train, to validate on, and held out."""
 
 from hashlib import blake2b
+from typing import Any
 
 import lightning as L
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from .edit_requests import EditingDataModule
 from .embedded import embedded_requests
@@ -59,6 +60,7 @@ class MetaTrainingDataModule(L.LightningDataModule):
         validation_limit: maximum number of requests to validate on, the first ones; all if null.
         batch_size: requests per edit.
         skip_faulty: skip records that cannot become a request, with a warning.
+        seed: with the epoch, decides the order, so that a resumed training has the same.
 
     Raises:
         ValueError: if the batch size is not positive.
@@ -72,6 +74,7 @@ class MetaTrainingDataModule(L.LightningDataModule):
         validation_limit: int | None = None,
         batch_size: int = 1,
         skip_faulty: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if batch_size <= 0:
@@ -82,6 +85,7 @@ class MetaTrainingDataModule(L.LightningDataModule):
         self.validation_limit = validation_limit
         self.batch_size = batch_size
         self.skip_faulty = skip_faulty
+        self.seed = seed
 
     def setup(self, stage: str) -> None:
         """Reads and splits.
@@ -104,13 +108,11 @@ class MetaTrainingDataModule(L.LightningDataModule):
         return embedded_requests() if path is None else read_requests(path, self.skip_faulty)
 
     def train_dataloader(self) -> DataLoader:
-        """Batches, one per edit."""
-        return DataLoader(
-            self.train,  # type: ignore[arg-type] # torch takes any sequence
-            self.batch_size,
-            shuffle=True,
-            collate_fn=list,
-        )
+        """Batches, one per edit; Lightning tells the sampler the epoch."""
+        data: Any = self.train  # torch takes any sequence
+        share = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        order = DistributedSampler(data, *share, seed=self.seed)
+        return DataLoader(data, self.batch_size, sampler=order, collate_fn=list)
 
     def val_dataloader(self) -> DataLoader:
         """Requests to validate on."""

@@ -60,10 +60,27 @@ def test_a_validation_file_leaves_all_requests_to_training(file):
 def test_batches_are_lists_of_requests_in_new_order_each_epoch(file):
     data = MetaTrainingDataModule(file, batch_size=7)
     data.setup("fit")
-    epochs = [[r for batch in data.train_dataloader() for r in batch] for _ in range(2)]
-    assert epochs[0] != epochs[1]
-    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(data.train)
+    loader = data.train_dataloader()
+
+    def epoch(number: int) -> list:
+        loader.sampler.set_epoch(number)
+        return [r for batch in loader for r in batch]
+
+    assert epoch(0) != epoch(1)
+    assert sorted(epoch(0)) == sorted(epoch(1)) == sorted(data.train)
+    assert {len(batch) for batch in loader} <= {7, len(data.train) % 7}
     assert [r for batch in data.val_dataloader() for r in batch] == data.validation
+
+
+def test_the_seed_and_the_epoch_decide_the_order(file):
+    orders = []
+    for seed, number in [(0, 3), (0, 3), (1, 3)]:
+        data = MetaTrainingDataModule(file, seed=seed)
+        data.setup("fit")
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(number)
+        orders.append(list(loader))
+    assert orders[0] == orders[1] != orders[2]
 
 
 def test_too_few_subjects_are_refused(tmp_path):

@@ -216,11 +216,14 @@ def wait_and_kill(process, file: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_a_killed_training_goes_on_from_its_last_checkpoint(lm, tmp_path, monkeypatch):
-    (tmp_path / "requests.json").write_text(json.dumps([r.as_counterfact() for r in REQUESTS]))
+    cases = [r.as_counterfact() for r in REQUESTS]
+    cases += [case | {"case_id": case["case_id"] + 10} for case in cases]
+    (tmp_path / "requests.json").write_text(json.dumps(cases))
     command = [
         *("fit", "--config", "mend-training.yaml", "--model.lm", str(lm)),
         *("--model.layers", "[1]", "--model.rank", "4", "--model.output", "mend.safetensors"),
-        *("--data.path", f"{tmp_path}/requests.json", "--data.limit", "1"),
+        *("--model.learning_rate", "0.01", "--trainer.accumulate_grad_batches", "1"),
+        *("--data.path", f"{tmp_path}/requests.json"),
         *("--data.validation_path", f"{tmp_path}/requests.json"),
         *("--trainer.accelerator", "cpu", "--trainer.max_epochs", "4"),
     ]
