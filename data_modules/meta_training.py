@@ -111,7 +111,7 @@ class MetaTrainingDataModule(L.LightningDataModule):
         """Batches, one per edit; Lightning tells the sampler the epoch."""
         data: Any = self.train  # torch takes any sequence
         share = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        order = DistributedSampler(data, *share, seed=self.seed)
+        order: DistributedSampler[Any] = DistributedSampler(data, *share, seed=self.seed)
         return DataLoader(data, self.batch_size, sampler=order, collate_fn=list)
 
     def val_dataloader(self) -> DataLoader:

@@ -14,6 +14,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import transformers
 
+from command_line.mistakes import in_a_sentence
 from docs.methods import around
 from tests.families import ALL, WRAPPERS, Verdict, verdict
 
@@ -92,4 +93,5 @@ def main(named: Sequence[str] = ()) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with in_a_sentence():
+        main(sys.argv[1:])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from command_line.mistakes import in_a_sentence
 from data_modules.forms.readers import read_requests
 from docs.methods import around
 from lightning_modules.editing.editor import Editor
@@ -143,4 +144,5 @@ def main(args: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     assert set(NAMES) == set(METHODS)
-    main()
+    with in_a_sentence():
+        main()

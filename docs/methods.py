@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
+from command_line.mistakes import in_a_sentence
 from docs.courses import KINDS, MARKS, Job, marks, run
 from docs.tables import SCORES
 
@@ -201,4 +202,5 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence():
+        main()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import train
 from callbacks.keeping.run_folder import read_journal
+from command_line.mistakes import in_a_sentence
 from docs.courses import quiet
 from docs.methods import around
 from docs.tables import markdown, percent, read
@@ -169,4 +170,5 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence():
+        main()

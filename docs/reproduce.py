@@ -17,6 +17,7 @@ import torch
 
 import train
 from callbacks.keeping.run_folder import write_json
+from command_line.mistakes import in_a_sentence
 from docs import (
     counterfact_experiments,
     descent_experiments,
@@ -170,7 +171,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs what has not been run yet, and writes the page.
 
     Raises:
-        ValueError: if an experiment is unknown.
+        FileNotFoundError: if there is no such page.
+        ValueError: if an experiment is unknown, or the page does not mark a section's place.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--book", choices=BOOKS, default="embedded", help="which page")
@@ -187,14 +189,16 @@ def main(args: Sequence[str] | None = None) -> None:
             f"experiments {unknown} are unknown; choose from {sorted(book.experiments)}"
         )
     chosen = {name: book.experiments[name] for name in asked}
+    page = options.page or book.page
+    filled(page.read_text("utf-8"), dict.fromkeys(asked, ""))  # before any run
     commands = {name: text for e in chosen.values() for name, text in e.commands.items()}
     made = {file.parent.name for file in book.runs.glob("*/metrics.json") if not options.again}
     for ready in rounds(commands, made):
         work(ready, book.runs, options.processes)
-    page = (options.page or book.page).read_text("utf-8")
     sections = {name: section(experiment, book) for name, experiment in chosen.items()}
-    (options.page or book.page).write_text(filled(page, sections), "utf-8")
+    page.write_text(filled(page.read_text("utf-8"), sections), "utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence():
+        main()

@@ -1,7 +1,9 @@
 """Every documented command, merged: it makes sense to the parser, and has the papers' settings."""
 
 import re
+import runpy
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,26 @@ def test_a_documented_command_is_understood_and_does_the_papers_experiment(
 @pytest.mark.parametrize("words", PAPERS)
 def test_every_experiment_of_the_papers_has_a_command(words):
     assert any(all(word in command for word in words.split()) for command in DOCUMENTED)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("families gtp2", "transformers knows no family gtp2"),
+        ("fidelity nowhere", "No such file or directory: 'nowhere/"),
+        ("leaderboard --hours 0", "hours must be positive, got 0.0"),
+        ("methods --methods rom", r"methods \['rom'\] are not in the table"),
+        ("reproduce --only pilot", r"experiments \['pilot'\] are unknown"),
+        ("reproduce --page nowhere.md", "No such file or directory: 'nowhere.md'"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_a_mistake_in_a_command_of_the_pages_gets_one_sentence(
+    command, said, tmp_path, monkeypatch
+):
+    module, *arguments = shlex.split(command)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    with pytest.raises(SystemExit, match=rf"^error: .*{said}"):
+        runpy.run_module(f"docs.{module}", run_name="__main__")
+    assert not list(tmp_path.iterdir())
