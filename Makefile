@@ -19,8 +19,9 @@ smollm2: .venv ## fetch a real language model, SmolLM2-135M (88 MB), into models
 	.venv/bin/python -m command_line.smollm2
 
 test: export HF_HUB_OFFLINE := 1
-test: lint ## what CI runs: format, lint, types, fast tests
-	.venv/bin/python -m pytest -m "not slow and not gpu"
+test: export OMP_NUM_THREADS := 1
+test: lint ## what CI runs: format, lint, types, fast tests on all cores
+	.venv/bin/python -m pytest -m "not slow and not gpu" -n auto --dist worksteal
 
 lint: .venv ## format, lint and types only
 	.venv/bin/ruff format --check .
