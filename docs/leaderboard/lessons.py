@@ -10,6 +10,12 @@ BASELINES = ("no-edit", "in-context", "in-context-bm25")
 BY_NAME = {protocol.name: protocol for protocol in PROTOCOLS}
 
 
+def edits_in_words(results: Results, mark: int) -> str:
+    """A number of edits, and of their requests."""
+    edits, batch = "one edit" if mark == 1 else f"{mark} edits", results.board.batch
+    return f"{edits} of {'one request' if batch == 1 else f'{batch} requests'}"
+
+
 def lessons(results: Results) -> list[str]:
     """The sentences; those whose rows were not run are left out."""
     told = list(_horizons(results))
@@ -31,8 +37,8 @@ def _horizons(results: Results) -> Iterator[str]:
         return
     own = lines[reference].medians["perplexity"]
     yield (
-        f"{reference} survives a median of {own} edits within the perplexity's limit, by "
-        f"{lines[reference].runs} runs."
+        f"Half of the {lines[reference].runs} runs of {reference} exceed the perplexity's limit "
+        f"after {own} edits."
     )
     tested = {row: line.pvalue for row, line in lines.items() if line.pvalue is not None}
     later = [
@@ -74,7 +80,8 @@ def _best(results: Results, mark: int, name: str, what: str) -> Iterator[str]:
     if gap is not None:
         how = "more than" if gap.certain else "which is no certain difference to"
         beside = f", {how} {second.row} ({_points(gap)})"
-    yield (f"{first.row} keeps most of {what} {mark} edits: {_percent(first.means[name])}{beside}.")
+    done = edits_in_words(results, mark)
+    yield f"{first.row} keeps most of {what} {done}: {_percent(first.means[name])}{beside}."
 
 
 def _denied(results: Results, mark: int) -> Iterator[str]:
@@ -97,9 +104,10 @@ def _against(results: Results, mark: int, row: str, name: str, what: str) -> Ite
     if row in lines and name in lines[row].differences:
         gap = lines[row].differences[name]
         certain = "" if gap.certain else ", which is no certain difference"
+        done = edits_in_words(results, mark)
         yield (
             f"{what} ({row}) retains {_percent(lines[row].means[name])} of the new answers after "
-            f"{mark} edits, against {results.board.scores_against} {_points(gap)}{certain}."
+            f"{done}, against {results.board.scores_against} {_points(gap)}{certain}."
         )
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from docs.leaderboard.cells import COSTS, beside, cost_cells, share, survivor_notes
 from docs.leaderboard.intervals import Mean
-from docs.leaderboard.lessons import lessons
+from docs.leaderboard.lessons import edits_in_words, lessons
 from docs.leaderboard.results import PROTOCOLS
 from docs.leaderboard.survival import EVENTS
 from docs.leaderboard.tables import Line, Results, Survivor
@@ -63,15 +63,8 @@ def section(results: Results) -> str:
         curves = f"Kaplan-Meier curves of {escape(board.title)}"
         parts += [f'<p><img src="{escape(board.name)}.png" alt="{curves}"></p>']
     for mark, lines in results.marks.items():
-        parts += [f"<h3>{heading(results, mark)}</h3>", mark_table(lines)]
+        parts += [f"<h3>After {edits_in_words(results, mark)}</h3>", mark_table(lines)]
     return "\n".join(filter(None, parts))
-
-
-def heading(results: Results, mark: int) -> str:
-    """Of a mark's table."""
-    batch = results.board.batch
-    edits = "one edit" if mark == 1 else f"{mark} edits"
-    return f"After {edits} of {'one request' if batch == 1 else f'{batch} requests'}"
 
 
 def status(results: Results) -> str:

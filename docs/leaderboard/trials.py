@@ -13,6 +13,7 @@ from callbacks.keeping.run_folder import write_json
 from callbacks.watching.perplexity import CorpusPerplexity
 from docs.leaderboard.boards import RUNS, Board, ranges_of, read_json
 from docs.leaderboard.launching import LIMIT, arguments
+from docs.leaderboard.tables import COST
 
 FILE = "tuning.json"
 
@@ -22,37 +23,61 @@ def tuned(board: Board, row: str) -> dict[str, Any]:
 
     The first trial has the config's own values. A trial's score is ROME's S, the harmonic mean of
     efficacy, paraphrase and neighborhood over all its edits at the end; 0 if the model collapsed or
-    an edit failed. Of equal ones the first counts.
+    an edit failed. Of equal ones the first counts. More trials continue those that were made.
 
     Raises:
         ValueError: if the row has runs whose settings another budget chose.
     """
     file = RUNS / board.name / row / FILE
-    known = read_json(file)
-    if known is not None and known["budget"] == board.tuning._asdict():
+    known, budget, ranges = read_json(file), board.tuning._asdict(), ranges_of(row)
+    if known is not None and known["budget"] == budget:
         return known
-    if any(file.parent.glob("seed-*")):
+    goes_on = known is not None and is_continued(known, budget, ranges)
+    if not goes_on and any(file.parent.glob("seed-*")):
         raise ValueError(
-            f"the runs in {file.parent} have the settings of another tuning budget than "
-            f"{board.tuning._asdict()}; move them away, or restore the board's budget"
+            f"the runs in {file.parent} have the settings of another tuning budget than {budget}; "
+            "move them away, or restore the board's budget"
         )
-    ranges = ranges_of(row)
-    tries = [trial(board, row, options) for options in drawn(board, row, ranges)]
+    made = known["trials"] if goes_on else []
+    tries = made + [
+        trial(board, row, options) for options in drawn(board, row, ranges)[len(made) :]
+    ]
     best = max(tries, key=lambda found: found["score"], default={"options": {}})
+    found = {
+        "row": row,
+        "budget": budget,
+        "part": "tuning",
+        "ranges": ranges,
+        "trials": tries,
+        "choice": best["options"],
+        "all_failed": bool(tries) and not best["score"],
+    }
+    if goes_on:
+        keep_or_set_aside(file.parent, known, found)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(
-        file,
-        {
-            "row": row,
-            "budget": board.tuning._asdict(),
-            "part": "tuning",
-            "ranges": ranges,
-            "trials": tries,
-            "choice": best["options"],
-            "all_failed": bool(tries) and not best["score"],
-        },
-    )
+    write_json(file, found)
     return read_json(file)
+
+
+def is_continued(
+    known: Mapping[str, Any], budget: Mapping[str, int], ranges: Mapping[str, list[float]]
+) -> bool:
+    """Whether a budget only adds trials to those that a row has."""
+    if known["budget"]["trials"] > budget["trials"] or known["ranges"] != ranges:
+        return False
+    return {**known["budget"], "trials": budget["trials"]} == budget
+
+
+def keep_or_set_aside(folder: Path, known: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Gives a row's runs the new trials; if the choice changed, puts them where no board looks."""
+    if found["choice"] == known["choice"]:
+        for file in folder.glob(f"seed-*/version_*/{FILE}"):
+            write_json(file, found)
+        return
+    aside = folder / f"of-{known['budget']['trials']}-trials"
+    aside.mkdir(exist_ok=True)
+    for path in (*folder.glob("seed-*"), *folder.glob(COST)):
+        path.rename(aside / path.name)
 
 
 def drawn(board: Board, row: str, ranges: Mapping[str, list[float]]) -> list[dict[str, float]]:

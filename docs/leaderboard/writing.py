@@ -11,8 +11,8 @@ from docs.leaderboard.cells import beside, cost_cells, share, survivor_notes
 from docs.leaderboard.figure import figure
 from docs.leaderboard.intervals import Mean
 from docs.leaderboard.journals import hand_over
-from docs.leaderboard.lessons import lessons
-from docs.leaderboard.page import heading, page, status
+from docs.leaderboard.lessons import edits_in_words, lessons
+from docs.leaderboard.page import page, status
 from docs.leaderboard.results import PROTOCOLS
 from docs.leaderboard.survival import EVENTS
 from docs.leaderboard.tables import Line, Results, results_of
@@ -59,7 +59,7 @@ def markdown(results: Results) -> str:
     parts += ["### Collapse horizon and cost", horizons_table(results)]
     parts += [f"![Kaplan-Meier curves of {board.title}](leaderboard/{board.name}.png)"]
     for mark, lines in results.marks.items():
-        parts += [f"### {heading(results, mark)}", mark_table(lines)]
+        parts += [f"### After {edits_in_words(results, mark)}", mark_table(lines)]
     return "\n\n".join(parts)
 
 

@@ -101,7 +101,7 @@ def test_the_csv_has_each_figure_with_its_interval(files):
 
 def test_a_sentence_learnt_has_its_figures(found):
     told = writing.lessons(found)
-    assert told[0].startswith("rome survives a median of 3 [")
+    assert told[0].startswith("Half of the 3 runs of rome exceed the perplexity's limit after 3 [")
     assert all(re.search(r"\d", sentence) for sentence in told)
 
 

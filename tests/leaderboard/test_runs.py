@@ -220,8 +220,38 @@ class TestTuning:
         assert timid["options"] == {"model.learning_rate": 1e-9, "model.radius": 0.5}
 
     def test_runs_keep_the_settings_that_they_were_made_with(self, place):
+        other = board_in(place)._replace(tuning=Tuning(1, 7, 0))
         with pytest.raises(ValueError, match="have the settings of another tuning budget than"):
-            tuned(board_in(place, trials=2), "ft")
+            tuned(other, "ft")
+
+    @pytest.mark.parametrize("changed", [False, True])
+    def test_more_trials_continue_and_set_aside_runs_of_another_choice(
+        self, changed, place, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(trials, "ranges_of", lambda row: {"x": [1.0, 100.0]})
+        tried = []
+
+        def trial(board, row, options):
+            tried.append(options)
+            later = len(tried) > 2
+            return {"options": options, "score": (0.9 if changed else 0.1) if later else 0.5}
+
+        monkeypatch.setattr(trials, "trial", trial)
+        few = tuned(board_in(place, trials=2), "ft")
+        run = Cell(board_in(place), "ft", 0, 2).folder
+        run.mkdir(parents=True)
+        (run.parents[1] / trials.COST).touch()
+        trials.copy_to(run, board_in(place, trials=2), "ft")
+        more = tuned(board_in(place, trials=4), "ft")
+        assert tried == drawn(board_in(place, trials=4), "ft", {"x": [1.0, 100.0]})
+        assert more["trials"][:2] == few["trials"]
+        assert (more["choice"] == few["choice"]) is not changed
+        aside = run.parents[1] / "of-2-trials" / "seed-0" / "version_0"
+        kept, content = (aside, few) if changed else (run, more)
+        assert json.loads((kept / trials.FILE).read_text()) == content
+        assert (run.exists(), aside.exists()) == (not changed, changed)
+        assert (run.parents[1] / trials.COST).exists() is not changed
 
     def test_merit_is_romes_score_or_efficacy_alone(self):
         means = {"efficacy": 1.0, "paraphrase": 0.5, "neighborhood": 0.5}
