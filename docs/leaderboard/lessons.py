@@ -1,5 +1,6 @@
 """What a board's results teach, as sentences; every one has its interval or its test."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from docs.leaderboard.intervals import Mean, paired
@@ -36,10 +37,11 @@ def _horizons(results: Results) -> Iterator[str]:
     if reference not in lines:
         return
     own = lines[reference].medians["perplexity"]
-    yield (
-        f"Half of the {lines[reference].runs} runs of {reference} exceed the perplexity's limit "
-        f"after {own} edits."
-    )
+    runs = f"of the {lines[reference].runs} runs of {reference} exceed the perplexity's limit"
+    if math.isinf(own.edits):
+        yield f"Fewer than half {runs} within {own.followed} edits."
+    else:
+        yield f"Half {runs} after {own} edits."
     tested = {row: line.pvalue for row, line in lines.items() if line.pvalue is not None}
     later = [
         row

@@ -105,5 +105,11 @@ def test_a_sentence_learnt_has_its_figures(found):
     assert all(re.search(r"\d", sentence) for sentence in told)
 
 
+def test_a_reference_that_survives_is_said_to(found):
+    survives = found._replace(board=found.board._replace(reference="memit"))
+    told = writing.lessons(survives)
+    assert re.match(r"Fewer than half of the \d runs of memit .* limit within 4 edits\.", told[0])
+
+
 def test_the_figure_is_drawn(files):
     assert (files / "small.png").stat().st_size > 5000
