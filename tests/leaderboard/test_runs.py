@@ -157,6 +157,22 @@ class TestRuns:
         assert made == [("ft", 0), ("no-edit", 0), ("no-edit", 1)]
         assert "tiny ft is left out: no anchor; make it\n" in capsys.readouterr().out
 
+    def test_runs_that_more_trials_set_aside_are_made_again(
+        self, place, folder, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(shutil.copytree(folder, tmp_path / "copy"))
+        made = []
+
+        def set_aside(board, row):
+            shutil.rmtree(Cell(board, row, 1, 2).folder.parent)
+
+        monkeypatch.setattr("docs.leaderboard.__main__.options_of", set_aside)
+        monkeypatch.setattr(
+            "docs.leaderboard.__main__.attempt", lambda cell, clock: made.append(cell.name)
+        )
+        run(board_in(place), Clock(None), ["ft"])
+        assert made == ["ft/seed-1"]
+
     def test_an_error_of_a_method_ends_its_run_and_no_other(self, place, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
 
