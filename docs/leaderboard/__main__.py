@@ -3,7 +3,8 @@
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -21,38 +22,48 @@ OF_METHODS = (FloatingPointError, torch.linalg.LinAlgError)  # other errors are 
 
 def run(board: Board, clock: Clock, rows: Sequence[str]) -> None:
     """Runs what is not done yet and fits into the budget, and says how long the rest takes."""
-    for row in set(board.rows).intersection(rows):
-        if any((RUNS / board.name / row).glob("seed-*")):  # more trials may change its choice
-            options_of(board, row)
-    todo = [cell for cell in cells(board) if cell.row in rows and not cell.done]
     lacking: set[str] = set()
+    for row in set(board.rows).intersection(rows):
+        runs = (RUNS / board.name / row).glob("seed-*")
+        if any(runs) and clock.affords(Cell(board, row, board.seeds[0], 0)):
+            with left_out_if_it_lacks_a_file(board, row, lacking):
+                options_of(board, row)  # more trials may change its choice
+    todo = [cell for cell in cells(board) if cell.row in rows and not cell.done]
     for number, cell in enumerate(todo):
         if cell.done:  # collapsed or failed at a shorter length
             continue
         if cell.row in lacking or not clock.affords(cell):
             continue
-        try:
+        with left_out_if_it_lacks_a_file(board, cell.row, lacking):
             attempt(cell, clock)
-        except FileNotFoundError as error:  # a model or statistics that another command makes
-            lacking.add(cell.row)
-            sys.stdout.write(f"{board.name} {cell.row} is left out: {error}\n")
-        else:
             tell(cell, clock, todo[number + 1 :])
     left = [cell for cell in todo if not cell.done]
     if left:
-        needed = sum(map(clock.expected, left))
+        needed = in_words(clock.needed(left))
         sys.stdout.write(
-            f"{board.name}: {len(left)} runs are left, about {in_words(needed)}; the same command "
-            "continues\n"
+            f"{board.name}: {len(left)} runs are left, about {needed}; the same command continues\n"
         )
+
+
+@contextmanager
+def left_out_if_it_lacks_a_file(board: Board, row: str, lacking: set[str]) -> Iterator[None]:
+    """Adds a row to the lacking ones if its model or statistics must be made by another command."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        lacking.add(row)
+        sys.stdout.write(f"{board.name} {row} is left out: {error}\n")
 
 
 def attempt(cell: Cell, clock: Clock) -> None:
     """Makes a run with its row's settings, and measures the row's cost if it is not known."""
     settings, todo_edits = options_of(cell.board, cell.row), cell.todo
     started = time.perf_counter()
-    make(cell, settings, OF_METHODS)
-    copy_to(cell.folder, cell.board, cell.row)
+    try:
+        make(cell, settings, OF_METHODS)
+    finally:
+        if cell.folder.is_dir():  # an interrupted run has its settings too
+            copy_to(cell.folder, cell.board, cell.row)
     clock.add(cell, todo_edits - cell.todo, time.perf_counter() - started)
     measured(cell.board, cell.row)
 
@@ -60,7 +71,7 @@ def attempt(cell: Cell, clock: Clock) -> None:
 def tell(cell: Cell, clock: Clock, todo: Sequence[Cell]) -> None:
     """Says what was run and how long the rest takes."""
     left = [other for other in todo if not other.done]
-    needed = in_words(sum(map(clock.expected, left)))
+    needed = in_words(clock.needed(left))
     sys.stdout.write(
         f"{cell.board.name} {cell.name}: {cell.made} edits; {len(left)} runs left, about {needed}\n"
     )

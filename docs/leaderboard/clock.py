@@ -3,11 +3,13 @@
 import json
 import math
 import time
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
 from callbacks.keeping.run_folder import append
 from docs.leaderboard.boards import RUNS, Cell
+from docs.leaderboard.trials import trials_left
 
 FILE = "clock.jsonl"
 UNKNOWN = 2.0  # seconds per edit before anything was measured
@@ -35,9 +37,18 @@ class Clock:
         speeds = [max(line["seconds"] - FIXED, 0.0) / line["edits"] for line in own or lines]
         return median(speeds) if speeds else UNKNOWN
 
+    def needed(self, cells: Sequence[Cell]) -> float:
+        """Seconds that some cells take with the trials that their rows lack."""
+        searched = {cell.row: cell for cell in cells}.values()
+        edits = [
+            (cell, trials_left(cell.board, cell.row) * cell.board.tuning.edits) for cell in searched
+        ]
+        trials = sum(number * self.per_edit(cell) for cell, number in edits)
+        return sum(map(self.expected, cells)) + trials
+
     def affords(self, cell: Cell) -> bool:
         """Whether the rest of a cell is expected to end within the budget."""
-        return time.monotonic() + self.expected(cell) <= self.end
+        return time.monotonic() + self.needed([cell]) <= self.end
 
     def add(self, cell: Cell, edits: int, seconds: float) -> None:
         """Notes what a run took."""

@@ -80,6 +80,12 @@ def status(results: Results) -> str:
         if trials > 1
         else "every row has its config's own settings: no tuning budget was spent"
     )
+    fewer = [
+        line.row
+        for line in results.survivors
+        if line.tuning and line.tuning["budget"]["trials"] < trials
+    ]
+    tuned += f" (so far among fewer: {escape(', '.join(fewer))})" if fewer else ""
     left = f" Not run yet: {escape(', '.join(results.left))}." if results.left else ""
     seeds = sorted({line.runs for line in results.survivors if line.row not in board.together})
     of_row = " to ".join(map(str, sorted({*seeds[:1], *seeds[-1:]})))

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,7 +11,7 @@ import train
 from callbacks.keeping.means import harmonic_score, mean_scores
 from callbacks.keeping.run_folder import write_json
 from callbacks.watching.perplexity import CorpusPerplexity
-from docs.leaderboard.boards import RUNS, Board, ranges_of, read_json
+from docs.leaderboard.boards import RUNS, Board, Tuning, ranges_of, read_json
 from docs.leaderboard.launching import LIMIT, arguments
 from docs.leaderboard.tables import COST
 
@@ -19,7 +19,7 @@ FILE = "tuning.json"
 
 
 def tuned(board: Board, row: str) -> dict[str, Any]:
-    """A row's trials and choice, read, or made and written to its folder.
+    """A row's trials and choice, read, or made and written to its folder after each trial.
 
     The first trial has the config's own values. A trial's score is ROME's S, the harmonic mean of
     efficacy, paraphrase and neighborhood over all its edits at the end; 0 if the model collapsed or
@@ -28,35 +28,54 @@ def tuned(board: Board, row: str) -> dict[str, Any]:
     Raises:
         ValueError: if the row has runs whose settings another budget chose.
     """
-    file = RUNS / board.name / row / FILE
-    known, budget, ranges = read_json(file), board.tuning._asdict(), ranges_of(row)
-    if known is not None and known["budget"] == budget:
+    known, ranges, budget = made_so_far(board, row), ranges_of(row), board.tuning
+    tries = list(known["trials"]) if known else []
+    for options in drawn(board, row, ranges)[len(tries) :]:
+        tries.append(trial(board, row, options))
+        known = keep(board, row, known, told(row, budget._replace(trials=len(tries)), tries))
+    if known is None or known["budget"] != budget._asdict():  # nothing to choose
+        known = keep(board, row, known, told(row, budget, tries))
+    return known
+
+
+def made_so_far(board: Board, row: str) -> dict[str, Any] | None:
+    """What a row's file says; None if there is none, or its budget is one that cannot continue.
+
+    Raises:
+        ValueError: if the row has runs whose settings another budget chose.
+    """
+    file, budget = RUNS / board.name / row / FILE, board.tuning._asdict()
+    known = read_json(file)
+    if known is not None and (
+        known["budget"] == budget or is_continued(known, budget, ranges_of(row))
+    ):
         return known
-    goes_on = known is not None and is_continued(known, budget, ranges)
-    if not goes_on and any(file.parent.glob("seed-*")):
+    if any(file.parent.glob("seed-*")):
         raise ValueError(
             f"the runs in {file.parent} have the settings of another tuning budget than {budget}; "
             "move them away, or restore the board's budget"
         )
-    made = known["trials"] if goes_on else []
-    tries = made + [
-        trial(board, row, options) for options in drawn(board, row, ranges)[len(made) :]
-    ]
+    return None
+
+
+def trials_left(board: Board, row: str) -> int:
+    """Trials that a row lacks."""
+    known = made_so_far(board, row)
+    return len(drawn(board, row, ranges_of(row))) - len(known["trials"] if known else [])
+
+
+def told(row: str, budget: Tuning, tries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a row's file says after some trials."""
     best = max(tries, key=lambda found: found["score"], default={"options": {}})
-    found = {
+    return {
         "row": row,
-        "budget": budget,
+        "budget": budget._asdict(),
         "part": "tuning",
-        "ranges": ranges,
-        "trials": tries,
+        "ranges": ranges_of(row),
+        "trials": list(tries),
         "choice": best["options"],
         "all_failed": bool(tries) and not best["score"],
     }
-    if goes_on:
-        keep_or_set_aside(file.parent, known, found)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, found)
-    return read_json(file)
 
 
 def is_continued(
@@ -68,16 +87,33 @@ def is_continued(
     return {**known["budget"], "trials": budget["trials"]} == budget
 
 
-def keep_or_set_aside(folder: Path, known: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Gives a row's runs the new trials; if the choice changed, puts them where no board looks."""
-    if found["choice"] == known["choice"]:
-        for file in folder.glob(f"seed-*/version_*/{FILE}"):
-            write_json(file, found)
-        return
-    aside = folder / f"of-{known['budget']['trials']}-trials"
-    aside.mkdir(exist_ok=True)
-    for path in (*folder.glob("seed-*"), *folder.glob(COST)):
-        path.rename(aside / path.name)
+def keep(
+    board: Board, row: str, known: Mapping[str, Any] | None, found: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes a row's file, and gives its runs the new trials.
+
+    If the choice changed, the runs of the old one go where no board looks.
+
+    Args:
+        board: of the row.
+        row: whose trials were made.
+        known: what the file said before.
+        found: what it shall say.
+
+    Returns:
+        What it says.
+    """
+    folder = RUNS / board.name / row
+    folder.mkdir(parents=True, exist_ok=True)
+    runs = [*folder.glob("seed-*"), *folder.glob(COST)]
+    if known is not None and known["choice"] != found["choice"] and runs:
+        aside = folder / f"of-{known['budget']['trials']}-trials"
+        aside.mkdir(exist_ok=True)
+        for path in runs:
+            path.rename(aside / path.name)
+    for file in (*folder.glob(f"seed-*/version_*/{FILE}"), folder / FILE):
+        write_json(file, found)
+    return read_json(folder / FILE)
 
 
 def drawn(board: Board, row: str, ranges: Mapping[str, list[float]]) -> list[dict[str, float]]:

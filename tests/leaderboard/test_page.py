@@ -5,6 +5,7 @@ import re
 import pytest
 
 from docs.leaderboard import boards, intervals, results, writing
+from docs.leaderboard.page import status
 from docs.leaderboard.results import PROTOCOLS, marks_of, scores_of
 from docs.leaderboard.tables import results_of
 from tests.leaderboard.folders import BOARD, REQUESTS, write_run
@@ -49,6 +50,16 @@ def test_a_case_is_the_mean_of_the_seeds_that_reached_the_mark(found):
 def test_a_mark_says_how_many_runs_reached_it(found):
     runs = {line.row: line.runs for line in found.marks[4]}
     assert runs == {"rome": (1, 3), "memit": (3, 3), "locft-bf": (1, 1)}
+
+
+def test_rows_that_tried_fewer_settings_are_named(found):
+    budget = BOARD.tuning._asdict()
+    line, *others = found.survivors
+    for trials, told in ((3, f" (so far among fewer: {line.row})"), (8, "")):
+        less = line._replace(tuning={"budget": {**budget, "trials": trials}})
+        board = BOARD._replace(tuning=BOARD.tuning._replace(trials=8))
+        text = status(found._replace(board=board, survivors=[less, *others]))
+        assert f"chose its settings among 8 on 2 tuning requests{told};" in text
 
 
 def test_differences_to_the_reference_are_paired(found):

@@ -11,7 +11,7 @@ from callbacks.watching.standing import read_standing
 from callbacks.watching.verification import Claim, Verification
 from data_modules.meta_training import held_out
 from docs.leaderboard import clock, launching, results, trials
-from docs.leaderboard.__main__ import main, run
+from docs.leaderboard.__main__ import attempt, main, run
 from docs.leaderboard.boards import Board, Cell, Tuning
 from docs.leaderboard.clock import Clock, in_words
 from docs.leaderboard.trials import drawn, tuned
@@ -141,6 +141,31 @@ class TestRuns:
         main(["--hours", "0.001"])
         assert "tiny: 6 runs are left, about 3 min" in capsys.readouterr().out
 
+    def test_a_budget_leaves_out_trials_too(self, place, monkeypatch):
+        monkeypatch.setattr(trials, "ranges_of", lambda row: {"x": [1.0, 100.0]})
+        monkeypatch.setattr(trials, "is_continued", lambda known, budget, ranges: True)
+        monkeypatch.setattr(Clock, "per_edit", lambda self, cell: 2.0)
+        asked = []
+        monkeypatch.setattr(
+            "docs.leaderboard.__main__.options_of", lambda board, row: asked.append(row)
+        )
+        for hours in (0.01, 1):  # 36 s have room for a run's start, not for 24 edits
+            run(board_in(place, trials=12), Clock(hours), ["ft"])
+        assert asked == ["ft"]
+
+    def test_an_interrupted_run_has_its_settings_too(self, place, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        cell = run_of(place)
+
+        def stop(*_):
+            cell.folder.mkdir(parents=True)
+            raise SystemExit(143)
+
+        monkeypatch.setattr("docs.leaderboard.__main__.make", stop)
+        with pytest.raises(SystemExit):
+            attempt(cell, Clock(None))
+        assert json.loads((cell.folder / trials.FILE).read_text())["row"] == "ft"
+
     def test_a_row_that_lacks_a_file_is_left_out_and_the_others_go_on(
         self, place, tmp_path, monkeypatch, capsys
     ):
@@ -152,10 +177,18 @@ class TestRuns:
             if cell.row == "ft":
                 raise FileNotFoundError("no anchor; make it")
 
+        def options_of(board, row):  # of added trials
+            raise FileNotFoundError("no statistics; make them")
+
         monkeypatch.setattr("docs.leaderboard.__main__.attempt", attempt)
-        run(board_in(place), Clock(None), ["ft", "no-edit"])
+        monkeypatch.setattr("docs.leaderboard.__main__.options_of", options_of)
+        (tmp_path / "runs/leaderboard/tiny/in-context/seed-0").mkdir(parents=True)
+        monkeypatch.setattr(Clock, "needed", lambda self, cells: 0.0)
+        run(board_in(place), Clock(None), ["ft", "no-edit", "in-context"])
         assert made == [("ft", 0), ("no-edit", 0), ("no-edit", 1)]
-        assert "tiny ft is left out: no anchor; make it\n" in capsys.readouterr().out
+        told = capsys.readouterr().out
+        assert "tiny ft is left out: no anchor; make it\n" in told
+        assert "tiny in-context is left out: no statistics; make them\n" in told
 
     def test_runs_that_more_trials_set_aside_are_made_again(
         self, place, folder, tmp_path, monkeypatch
@@ -269,6 +302,32 @@ class TestTuning:
         assert (run.exists(), aside.exists()) == (not changed, changed)
         assert (run.parents[1] / trials.COST).exists() is not changed
 
+    def test_a_killed_search_goes_on_with_the_next_trial(self, place, tmp_path, monkeypatch):
+        monkeypatch.setattr(trials, "ranges_of", lambda row: {"x": [1.0, 100.0]})
+        board, tried = board_in(place, trials=4), []
+
+        def trial(board, row, options):
+            if killed and len(tried) == 2:
+                raise KeyboardInterrupt
+            tried.append(options)
+            return {"options": options, "score": options.get("x", 50.0)}
+
+        monkeypatch.setattr(trials, "trial", trial)
+        found = []
+        for killed in (False, True):
+            (tmp_path / str(killed)).mkdir()
+            monkeypatch.chdir(tmp_path / str(killed))
+            tried.clear()
+            if killed:
+                with pytest.raises(KeyboardInterrupt):
+                    tuned(board, "ft")
+                assert trials.trials_left(board, "ft") == 2
+                killed = False
+            found.append(tuned(board, "ft"))
+            assert tried == drawn(board, "ft", {"x": [1.0, 100.0]})
+        assert found[0] == found[1]
+        assert not list(tmp_path.rglob("of-*"))
+
     def test_merit_is_romes_score_or_efficacy_alone(self):
         means = {"efficacy": 1.0, "paraphrase": 0.5, "neighborhood": 0.5}
         assert trials.merit(means) == pytest.approx(0.6)
@@ -286,12 +345,22 @@ class TestClock:
     def test_the_rest_takes_what_the_row_took(self, place, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         cell = Cell(board_in(place), "ft", 0, 10)
-        cell.folder.mkdir(parents=True)
+        cell.folder.parents[2].mkdir(parents=True)
         assert Clock().expected(cell) == clock.FIXED + 10 * clock.UNKNOWN
         Clock().add(cell, 10, clock.FIXED + 50.0)
         assert Clock().expected(cell) == clock.FIXED + 50
         assert Clock(hours=1).affords(cell)
         assert not Clock(hours=0.01).affords(cell)
+
+    def test_the_trials_that_a_row_lacks_count_once(self, place, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(trials, "ranges_of", lambda row: {"x": [1.0, 100.0]})
+        board = board_in(place, trials=5)
+        cells = [Cell(board, "ft", seed, 10) for seed in (0, 1)]
+        of_edits = 2 * (clock.FIXED + 10 * clock.UNKNOWN)
+        of_trials = 5 * board.tuning.edits * clock.UNKNOWN
+        assert Clock().needed(cells) == of_edits + of_trials
+        assert Clock().needed([]) == 0
 
     def test_durations_read_well(self):
         assert (in_words(61), in_words(5400)) == ("2 min", "1.5 h")
