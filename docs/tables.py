@@ -29,7 +29,7 @@ def markdown(rows: Iterable[Sequence[Any]]) -> str:
 
 def shown(cell: Any) -> str:
     """A figure to four digits; - for what was not measured."""
-    if cell is None:
+    if cell is None or cell != cell:  # a ratio of nothing is NaN
         return "-"
     if isinstance(cell, float):
         return "infinite" if math.isinf(cell) else f"{cell:.4g}"

@@ -51,6 +51,11 @@ def run_folder(folder, edits, **summary):
     return folder
 
 
+def test_what_was_not_measured_is_a_dash():
+    rows = [("a", "b"), (None, float("nan")), (float("inf"), 0.25)]
+    assert tables.markdown(rows).splitlines()[2:] == ["| - | - |", "| infinite | 0.25 |"]
+
+
 @pytest.mark.parametrize("run", COMMANDS, ids=str)
 def test_every_command_of_the_pages_makes_its_objects(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -31,6 +31,12 @@ CHARTS: dict[str, Charts] = {  # by category
         "size of the change": ("edit/update_norm",),
         "loss of the value search (nats)": ("edit/value_loss",),
     },
+    "Early warning": {
+        "distance of hidden states from the unedited model's (relative)": ("warning/state_drift",),
+        "change of the weights (relative)": ("warning/(norm_growth|weight_change)",),
+        "overlap of leading singular spaces with the original's (share)": ("warning/overlap_.*",),
+        "entropy of sampled texts (bits)": ("warning/text_entropy",),
+    },
     "Cost": {"seconds per edit, and for watching": ("cost/seconds_.*",)},
 }
 
