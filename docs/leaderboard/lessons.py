@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from docs.leaderboard.intervals import Mean, paired
 from docs.leaderboard.results import PROTOCOLS, Course, Protocol, scores_of
-from docs.leaderboard.tables import Results, Survivor
+from docs.leaderboard.tables import Line, Results, Survivor
 
 BASELINES = ("no-edit", "in-context", "in-context-bm25")
 BY_NAME = {protocol.name: protocol for protocol in PROTOCOLS}
@@ -69,8 +69,7 @@ def _median(line: Survivor) -> float:
 
 
 def _best(results: Results, mark: int, name: str, what: str) -> Iterator[str]:
-    lines = [line for line in results.marks[mark] if name in line.means and line.runs[0] > 1]
-    lines = [line for line in lines if line.row not in BASELINES]
+    lines = [line for line in _edited(results, mark) if name in line.means and line.runs[0] > 1]
     lines.sort(key=lambda line: line.means[name].value, reverse=True)
     if len(lines) < 2:
         return
@@ -83,19 +82,31 @@ def _best(results: Results, mark: int, name: str, what: str) -> Iterator[str]:
         how = "more than" if gap.certain else "which is no certain difference to"
         beside = f", {how} {second.row} ({_points(gap)})"
     done = edits_in_words(results, mark)
-    yield f"{first.row} keeps most of {what} {done}: {_percent(first.means[name])}{beside}."
+    yield (
+        f"Of the rows all of whose runs survive, {first.row} keeps most of {what} {done}: "
+        f"{_percent(first.means[name])}{beside}."
+    )
+
+
+def _edited(results: Results, mark: int) -> list[Line]:
+    """Rows that edit and of which every run reached the mark: a survivors' mean flatters others."""
+    return [
+        line
+        for line in results.marks[mark]
+        if line.row not in BASELINES and line.runs[0] == line.runs[1]
+    ]
 
 
 def _denied(results: Results, mark: int) -> Iterator[str]:
     lines = {line.row: line for line in results.marks[mark] if "negation" in line.means}
-    edited = {row: line for row, line in lines.items() if row not in BASELINES}
+    edited = {line.row: line for line in _edited(results, mark) if line.row in lines}
     keeping = {row: line for row, line in edited.items() if line.means["retained"].value > 0.5}
     if "no-edit" not in lines or not keeping:
         return
     best = max(keeping, key=lambda row: keeping[row].means["negation"].value)
     yield (
-        f"Of the rows that retain more than half of the new answers, {best} assents least to their "
-        f"denial: it prefers the true answer after "
+        "Of the rows whose runs all survive and retain more than half of the new answers, "
+        f"{best} assents least to their denial: it prefers the true answer after "
         f"{_percent(keeping[best].means['negation'])} of the "
         f"denied facts, the unedited model after {_percent(lines['no-edit'].means['negation'])}."
     )
@@ -107,9 +118,11 @@ def _against(results: Results, mark: int, row: str, name: str, what: str) -> Ite
         gap = lines[row].differences[name]
         certain = "" if gap.certain else ", which is no certain difference"
         done = edits_in_words(results, mark)
+        reached, begun = lines[row].runs
+        where = f" in the {reached} of {begun} runs that survive" if reached < begun else ""
         yield (
             f"{what} ({row}) retains {_percent(lines[row].means[name])} of the new answers after "
-            f"{done}, against {results.board.scores_against} {_points(gap)}{certain}."
+            f"{done}{where}, against {results.board.scores_against} {_points(gap)}{certain}."
         )
 
 

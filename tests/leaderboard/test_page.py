@@ -116,6 +116,24 @@ def test_a_sentence_learnt_has_its_figures(found):
     assert all(re.search(r"\d", sentence) for sentence in told)
 
 
+@pytest.mark.parametrize(("reached", "best"), [(3, "rome"), (2, "locft-bf")])
+def test_a_mean_of_survivors_alone_is_not_called_the_best(reached, best, found):
+    runs = {"rome": (reached, 3), "locft-bf": (2, 2)}
+    lines = [line._replace(runs=runs.get(line.row, line.runs)) for line in found.marks[4]]
+    told = writing.lessons(found._replace(marks={4: lines}))
+    kept = [sentence for sentence in told if "keeps most of the new answers" in sentence]
+    assert [sentence.split(" keeps")[0] for sentence in kept] == [
+        f"Of the rows all of whose runs survive, {best}"
+    ]
+
+
+def test_a_baseline_tells_of_how_many_runs_its_mean_is(found):
+    memit = next(line for line in found.marks[4] if line.row == "memit")
+    lora = memit._replace(row="lora", runs=(2, 3))
+    told = writing.lessons(found._replace(marks={4: [*found.marks[4], lora]}))
+    assert "after 4 edits of one request in the 2 of 3 runs that survive, against" in told[-1]
+
+
 def test_a_reference_that_survives_is_said_to(found):
     survives = found._replace(board=found.board._replace(reference="memit"))
     told = writing.lessons(survives)
