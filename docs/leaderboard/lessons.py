@@ -11,10 +11,15 @@ BASELINES = ("no-edit", "in-context", "in-context-bm25")
 BY_NAME = {protocol.name: protocol for protocol in PROTOCOLS}
 
 
+def counted(edits: int) -> str:
+    """A number of edits."""
+    return "one edit" if edits == 1 else f"{edits} edits"
+
+
 def edits_in_words(results: Results, mark: int) -> str:
     """A number of edits, and of their requests."""
-    edits, batch = "one edit" if mark == 1 else f"{mark} edits", results.board.batch
-    return f"{edits} of {'one request' if batch == 1 else f'{batch} requests'}"
+    batch = results.board.batch
+    return f"{counted(mark)} of {'one request' if batch == 1 else f'{batch} requests'}"
 
 
 def lessons(results: Results) -> list[str]:
@@ -39,7 +44,7 @@ def _horizons(results: Results) -> Iterator[str]:
     own = lines[reference].medians["perplexity"]
     runs = f"of the {lines[reference].runs} runs of {reference} exceed the perplexity's limit"
     if math.isinf(own.edits):
-        yield f"Fewer than half {runs} within {own.followed} edits."
+        yield f"Fewer than half {runs} within {counted(own.followed)}."
     else:
         yield f"Half {runs} after {own} edits."
     tested = {row: line.pvalue for row, line in lines.items() if line.pvalue is not None}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from docs.leaderboard.cells import COSTS, beside, cost_cells, share, survivor_notes
 from docs.leaderboard.intervals import Mean
-from docs.leaderboard.lessons import edits_in_words, lessons
+from docs.leaderboard.lessons import counted, edits_in_words, lessons
 from docs.leaderboard.results import PROTOCOLS
 from docs.leaderboard.survival import EVENTS
 from docs.leaderboard.tables import Line, Results, Survivor
@@ -90,8 +90,8 @@ def status(results: Results) -> str:
     seeds = sorted({line.runs for line in results.survivors if line.row not in board.together})
     of_row = " to ".join(map(str, sorted({*seeds[:1], *seeds[-1:]})))
     return (
-        f"{len(results.survivors)} of {len(board.rows)} rows, {runs} runs, up to {longest} edits, "
-        f"{of_row} of {len(board.seeds)} seeds per row; "
+        f"{len(results.survivors)} of {len(board.rows)} rows, {runs} runs, "
+        f"up to {counted(longest)}, {of_row} of {len(board.seeds)} seeds per row; "
         f"{tuned}; requests of the held-out part.{left}"
     )
 

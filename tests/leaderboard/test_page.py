@@ -52,6 +52,15 @@ def test_a_mark_says_how_many_runs_reached_it(found):
     assert runs == {"rome": (1, 3), "memit": (3, 3), "locft-bf": (1, 1)}
 
 
+def test_one_edit_is_counted_as_one(found):
+    short = {
+        row: [run._replace(journal=run.journal[:1]) for run in runs]
+        for row, runs in found.found.items()
+    }
+    assert " runs, up to one edit, " in status(found._replace(found=short))
+    assert " runs, up to 4 edits, " in status(found)
+
+
 def test_rows_that_tried_fewer_settings_are_named(found):
     budget = BOARD.tuning._asdict()
     line, *others = found.survivors
