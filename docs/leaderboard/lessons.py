@@ -25,7 +25,7 @@ def edits_in_words(results: Results, mark: int) -> str:
 def lessons(results: Results) -> list[str]:
     """The sentences; those whose rows were not run are left out."""
     told = list(_horizons(results))
-    mark = max((m for m, lines in results.marks.items() if len(lines) > 1), default=None)
+    mark = _mark(results)
     if mark is not None:
         told += _best(results, mark, "retained", "the new answers after")
         told += _best(results, mark, "generation", "them in free text after")
@@ -34,6 +34,16 @@ def lessons(results: Results) -> list[str]:
         told += _against(results, mark, "in-context", "retained", "The fact in the context")
         told += _against(results, mark, "lora", "retained", "LoRA")
     return told
+
+
+def _mark(results: Results) -> int | None:
+    """The longest mark of those that most runs were to reach; None if no two rows compare."""
+    runs = {
+        mark: sum(line.runs[1] for line in lines)
+        for mark, lines in results.marks.items()
+        if len(lines) > 1
+    }
+    return max(runs, key=lambda mark: (runs[mark], mark), default=None)
 
 
 def _horizons(results: Results) -> Iterator[str]:

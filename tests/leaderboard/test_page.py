@@ -136,6 +136,15 @@ def test_a_mean_of_survivors_alone_is_not_called_the_best(reached, best, found):
     ]
 
 
+def test_a_length_that_few_runs_have_yet_teaches_nothing(found):
+    whole, begun = (
+        [line._replace(runs=(runs, runs)) for line in found.marks[4]] for runs in (3, 2)
+    )
+    told = " ".join(writing.lessons(found._replace(marks={4: whole, 8: begun})))
+    assert " after 4 edits" in told
+    assert "8 edits" not in told
+
+
 def test_a_baseline_tells_of_how_many_runs_its_mean_is(found):
     memit = next(line for line in found.marks[4] if line.row == "memit")
     lora = memit._replace(row="lora", runs=(2, 3))
