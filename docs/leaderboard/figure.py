@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from docs.leaderboard.survival import Horizon, curve
 
@@ -40,14 +42,18 @@ def figure(found: Mapping[str, Mapping[str, Horizon]], reference: str, file: Pat
                 label=reference,
             )
         _band(axes, found[row]["perplexity"])
-        _steps(axes, found[row]["perplexity"], color=INK, label=PANELS["perplexity"])
+        _steps(axes, found[row]["perplexity"], color=INK, label=PANELS["perplexity"], linewidth=3)
         if _known(found[row]["tasks_10"]):
             _steps(axes, found[row]["tasks_10"], color="#e07a1f", label=PANELS["tasks_10"])
-        axes.set(title=row, ylim=(-0.03, 1.06), xlim=(0, longest))
+        axes.set(title=row, ylim=(-0.03, 1.06), xlim=(0, 1.04 * longest))
         axes.title.set_fontsize("small")
+        axes.tick_params(labelsize="small")
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
         axes.grid(alpha=0.3)
     for axes in panels[len(rows) :]:
         axes.set_axis_off()
+    for axes in panels[: len(rows)][-COLUMNS:]:  # nothing stands below
+        axes.tick_params(labelbottom=True)
     picture.supxlabel("edits", fontsize="small")
     picture.supylabel("share of runs", fontsize="small")
     told = {str(line.get_label()): line for axes in panels for line in axes.get_lines()}
@@ -62,10 +68,10 @@ def _known(found: Horizon) -> bool:
     return bool(found.died or found.alive)
 
 
-def _steps(axes: Axes, found: Horizon, **look: str) -> None:
+def _steps(axes: Axes, found: Horizon, **look: Any) -> None:
     told, end = curve(found), max(found.died + found.alive)
     edits, alive = [0, *told.edits, end], [1.0, *told.alive, told.alive[-1]]
-    axes.step(edits, alive, where="post", **look)  # type: ignore[arg-type]
+    axes.step(edits, alive, where="post", **look)
     lost = sorted(found.alive)
     heights = [alive[max(n for n, at in enumerate(edits[:-1]) if at <= edit)] for edit in lost]
     axes.plot(lost, heights, "|", color=look["color"], markersize=7)  # ended alive
