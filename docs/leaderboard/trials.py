@@ -28,9 +28,9 @@ def tuned(board: Board, row: str) -> dict[str, Any]:
     Raises:
         ValueError: if the row has runs whose settings another budget chose.
     """
-    known, ranges, budget = made_so_far(board, row), ranges_of(row), board.tuning
+    known, budget = made_so_far(board, row), board.tuning
     tries = list(known["trials"]) if known else []
-    for options in drawn(board, row, ranges)[len(tries) :]:
+    for options in to_come(board, row, known):
         tries.append(trial(board, row, options))
         known = keep(board, row, known, told(row, budget._replace(trials=len(tries)), tries))
     if known is None or known["budget"] != budget._asdict():  # nothing to choose
@@ -58,10 +58,16 @@ def made_so_far(board: Board, row: str) -> dict[str, Any] | None:
     return None
 
 
+def to_come(board: Board, row: str, known: Mapping[str, Any] | None) -> list[dict[str, float]]:
+    """The settings that a row has still to try, by what its file says."""
+    if known is not None and known["budget"] == board.tuning._asdict():
+        return []
+    return drawn(board, row, ranges_of(row))[len(known["trials"]) if known else 0 :]
+
+
 def trials_left(board: Board, row: str) -> int:
     """Trials that a row lacks."""
-    known = made_so_far(board, row)
-    return len(drawn(board, row, ranges_of(row))) - len(known["trials"] if known else [])
+    return len(to_come(board, row, made_so_far(board, row)))
 
 
 def told(row: str, budget: Tuning, tries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

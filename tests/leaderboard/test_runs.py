@@ -302,6 +302,12 @@ class TestTuning:
         assert (run.exists(), aside.exists()) == (not changed, changed)
         assert (run.parents[1] / trials.COST).exists() is not changed
 
+    def test_ranges_declared_later_change_no_row_whose_budget_is_spent(self, place, monkeypatch):
+        monkeypatch.setattr(trials, "trial", lambda *_: pytest.fail("tried again"))
+        monkeypatch.setattr(trials, "drawn", lambda *_: [{}, {"x": 1.0}])
+        assert tuned(board_in(place), "ft")["choice"] == {}
+        assert trials.trials_left(board_in(place), "ft") == 0
+
     def test_a_killed_search_goes_on_with_the_next_trial(self, place, tmp_path, monkeypatch):
         monkeypatch.setattr(trials, "ranges_of", lambda row: {"x": [1.0, 100.0]})
         board, tried = board_in(place, trials=4), []
