@@ -39,11 +39,10 @@ class Clock:
 
     def needed(self, cells: Sequence[Cell]) -> float:
         """Seconds that some cells take with the trials that their rows lack."""
-        searched = {cell.row: cell for cell in cells}.values()
-        edits = [
-            (cell, trials_left(cell.board, cell.row) * cell.board.tuning.edits) for cell in searched
-        ]
-        trials = sum(number * self.per_edit(cell) for cell, number in edits)
+        trials = sum(
+            trials_left(cell.board, row) * cell.board.tuning.edits * self.per_edit(cell)
+            for row, cell in {cell.row: cell for cell in cells}.items()
+        )
         return sum(map(self.expected, cells)) + trials
 
     def affords(self, cell: Cell) -> bool:
