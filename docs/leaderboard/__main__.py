@@ -10,10 +10,11 @@ import torch
 
 from command_line.mistakes import in_a_sentence
 from docs.courses import quiet
-from docs.leaderboard.boards import RUNS, Board, Cell, cells, read_boards
+from docs.leaderboard.boards import Board, Cell, cells, read_boards
 from docs.leaderboard.clock import Clock, in_words
 from docs.leaderboard.costs import measured
 from docs.leaderboard.launching import make
+from docs.leaderboard.results import courses
 from docs.leaderboard.trials import copy_to, options_of
 from docs.leaderboard.writing import write
 
@@ -24,8 +25,7 @@ def run(board: Board, clock: Clock, rows: Sequence[str]) -> None:
     """Runs what is not done yet and fits into the budget, and says how long the rest takes."""
     lacking: set[str] = set()
     for row in set(board.rows).intersection(rows):
-        runs = (RUNS / board.name / row).glob("seed-*")
-        if any(runs) and clock.affords(Cell(board, row, board.seeds[0], 0)):
+        if courses(board, row) and clock.affords(Cell(board, row, board.seeds[0], 0)):
             with left_out_if_it_lacks_a_file(board, row, lacking):
                 options_of(board, row)  # more trials may change its choice
     todo = [cell for cell in cells(board) if cell.row in rows and not cell.done]
@@ -56,7 +56,7 @@ def left_out_if_it_lacks_a_file(board: Board, row: str, lacking: set[str]) -> It
 
 
 def attempt(cell: Cell, clock: Clock) -> None:
-    """Makes a run with its row's settings, and measures the row's cost if it is not known."""
+    """Makes a run with its row's settings, and measures the costs that are not known."""
     settings, todo_edits = options_of(cell.board, cell.row), cell.todo
     started = time.perf_counter()
     try:
@@ -65,7 +65,8 @@ def attempt(cell: Cell, clock: Clock) -> None:
         if cell.folder.is_dir():  # an interrupted run has its settings too
             copy_to(cell.folder, cell.board, cell.row)
     clock.add(cell, todo_edits - cell.todo, time.perf_counter() - started)
-    measured(cell.board, cell.row)
+    for row in (cell.board.reference, cell.row):  # ratios are of one machine
+        measured(cell.board, row)
 
 
 def tell(cell: Cell, clock: Clock, todo: Sequence[Cell]) -> None:
@@ -79,7 +80,9 @@ def tell(cell: Cell, clock: Clock, todo: Sequence[Cell]) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs what is declared, then writes the page, the table and the CSV from the run folders.
+    """Runs what is declared, then writes the page, the table and the CSV from all runs.
+
+    Runs of other machines count by their records.
 
     Raises:
         ValueError: if a board or a row is unknown, or the budget is not positive.

@@ -1,6 +1,5 @@
 """What a leaderboard consists of: the rows, seeds and lengths that its file declares."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,11 +9,13 @@ import yaml
 from callbacks.keeping.run_folder import read_journal
 from callbacks.keeping.schedule import FINISHED
 from command_line.configs import CONFIGS
+from docs.leaderboard.course import FAILED, Course, read_course, read_json
+from docs.leaderboard.recorded import Record, recorded
 
 FOLDER = CONFIGS / "leaderboard"
 RUNS = Path("runs/leaderboard")
 PROTOCOL, RANGES, NOT_BOARDS = "protocol", "ranges", ("protocol", "ranges", "together", "verify")
-FAILED = "failed.json"
+TUNING, COST = "tuning.json", "cost.json"  # of a row
 
 
 class Tuning(NamedTuple):
@@ -72,7 +73,7 @@ class Cell(NamedTuple):
     @property
     def name(self) -> str:
         """Of the run, inside the board's folder."""
-        of_length = f"-{self.length}" if self.row in self.board.together else ""
+        of_length = f"-{self.length}" if self.own_length else ""
         return f"{self.row}/seed-{self.seed}{of_length}"
 
     @property
@@ -95,6 +96,12 @@ class Cell(NamedTuple):
     @property
     def done(self) -> bool:
         """Whether the run is complete up to this length, or ended before it for good."""
+        record = self.recorded
+        return self.done_here or (record is not None and record.reached(self.length))
+
+    @property
+    def done_here(self) -> bool:
+        """The same of the run's folder."""
         if (self.folder / FAILED).is_file():
             return True
         journal, finished = read_journal(self.folder), (self.folder / FINISHED).is_file()
@@ -104,6 +111,58 @@ class Cell(NamedTuple):
             return True
         whole = len(journal) == self.length or bool(journal and journal[-1].get("collapsed"))
         return finished and whole
+
+    @property
+    def course(self) -> Course | None:
+        """The run by its folder, or by its record if that has more edits; None if there is none."""
+        told = read_course(self.folder, self.seed, self.own_length), self.recorded
+        return max(filter(None, told), key=lambda run: len(run.journal), default=None)
+
+    @property
+    def recorded(self) -> Course | None:
+        """The run by its row's record."""
+        record = record_of(self.board, self.row)
+        runs = record.runs if record else []
+        asked = self.seed, self.own_length
+        return next((run for run in runs if (run.seed, run.length) == asked), None)
+
+    @property
+    def own_length(self) -> int | None:
+        """The length if every length is a run of its own."""
+        return self.length if self.row in self.board.together else None
+
+
+def runs_of(board: Board, row: str) -> list[Cell]:
+    """A row's runs, each once, in the order of seeds and lengths."""
+    lengths = board.lengths if row in board.together else board.lengths[:1]
+    return [Cell(board, row, seed, length) for seed in board.seeds for length in lengths]
+
+
+def row_file(board: Board, row: str, name: str) -> Any:
+    """A JSON file of a row's folder, such as its tuning; None if it is missing."""
+    return read_json(RUNS / board.name / row / name)
+
+
+def record_of(board: Board, row: str) -> Record | None:
+    """A row's record; None if there is none, or if the row has chosen other settings since."""
+    found, own = recorded(board.name, row), row_file(board, row, TUNING)
+    if found and found.tuning and own and own["choice"] != found.tuning["choice"]:
+        return None
+    return found
+
+
+def costs_of(board: Board, row: str) -> tuple[dict[str, float] | None, dict[str, float] | None]:
+    """What an edit of a row, and of the board's reference, costs on one machine; None: unknown."""
+    own, record = row_file(board, row, COST), record_of(board, row)
+    if own is None and record is not None:
+        return record.cost, record.reference
+    return own, row_file(board, board.reference, COST)
+
+
+def tuning_of(board: Board, row: str) -> dict[str, Any] | None:
+    """A row's trials and choice, by its file or else its record; None before the first one."""
+    own, record = row_file(board, row, TUNING), recorded(board.name, row)
+    return own or (record.tuning if record else None)
 
 
 def read_boards(names: str | None = None) -> list[Board]:
@@ -169,8 +228,3 @@ def ranges_of(row: str) -> dict[str, list[float]]:
         if not 0 < low < high:
             raise ValueError(f"{file.name}: {row}: {option} must have 0 < low < high, got {bounds}")
     return {option: [float(bound) for bound in bounds] for option, bounds in found.items()}
-
-
-def read_json(file: Path) -> Any:
-    """A JSON file's content; None if it is missing."""
-    return json.loads(file.read_text("utf-8")) if file.is_file() else None

@@ -1,7 +1,6 @@
 """How figures read in the page and in the Markdown table."""
 
 import math
-from collections.abc import Mapping
 
 from docs.leaderboard.intervals import Mean
 from docs.leaderboard.tables import Survivor
@@ -38,17 +37,17 @@ def plain(value: float, digits: int) -> str:
     return f"{value:,.0f}" if value >= 10**digits else f"{value:.{digits}g}"
 
 
-def cost_cells(
-    cost: Mapping[str, float] | None, reference: Mapping[str, float] | None
-) -> list[tuple[str, float | str, str]]:
+def cost_cells(line: Survivor) -> list[tuple[str, float | str, str]]:
     """Text, sorting value and small print of each cost: its ratio to the reference's, itself."""
+    cost, reference = line.cost, line.reference
     if cost is None:
         return [("", "", "")] * len(COSTS)
     told: list[tuple[str, float | str, str]] = []
     for name in COSTS:
         figure = f"{plain(cost[name] / SCALES[name], 3)} {UNITS[name]}"
         if reference and reference[name]:
-            told.append((f"{plain(cost[name] / reference[name], 2)} x", cost[name], figure))
+            ratio = cost[name] / reference[name]
+            told.append((f"{plain(ratio, 2)} x", ratio, figure))
         else:
             told.append((figure, cost[name], ""))
     return told

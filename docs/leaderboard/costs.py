@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import train
 from callbacks.keeping.run_folder import write_json
-from docs.leaderboard.boards import RUNS, Board, read_json
+from docs.leaderboard.boards import COST, RUNS, Board
+from docs.leaderboard.course import read_json
 from docs.leaderboard.launching import arguments
-from docs.leaderboard.tables import COST
 from docs.leaderboard.trials import options_of
 from lightning_modules.editing.edited_weights import Update
 from lightning_modules.editing.editor import Editor

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import train
 from callbacks.keeping.run_folder import write_json
-from docs.leaderboard.boards import FAILED, PROTOCOL, RUNS, Board, Cell
+from docs.leaderboard.boards import PROTOCOL, RUNS, Board, Cell
+from docs.leaderboard.course import FAILED
 
 LIMIT = 1000.0  # perplexity of a collapsed model, as in the papers
 TOGETHER = ("--config", "leaderboard/together.yaml")

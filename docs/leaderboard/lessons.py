@@ -3,8 +3,10 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from docs.leaderboard.course import Course
 from docs.leaderboard.intervals import Mean, paired
-from docs.leaderboard.results import PROTOCOLS, Course, Protocol, scores_of
+from docs.leaderboard.protocols import PROTOCOLS, Protocol
+from docs.leaderboard.results import scores_of
 from docs.leaderboard.tables import Line, Results, Survivor
 
 BASELINES = ("no-edit", "in-context", "in-context-bm25")

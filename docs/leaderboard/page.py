@@ -10,7 +10,7 @@ from typing import NamedTuple
 from docs.leaderboard.cells import COSTS, beside, cost_cells, share, survivor_notes
 from docs.leaderboard.intervals import Mean
 from docs.leaderboard.lessons import counted, edits_in_words, lessons
-from docs.leaderboard.results import PROTOCOLS
+from docs.leaderboard.protocols import PROTOCOLS
 from docs.leaderboard.survival import EVENTS
 from docs.leaderboard.tables import Line, Results, Survivor
 
@@ -107,12 +107,10 @@ def survivors_table(results: Results) -> str:
         *COSTS.values(),
         "notes",
     ]
-    costs = {line.row: line.cost for line in results.survivors}
-    rows = [survivor_cells(line, costs.get(reference)) for line in results.survivors]
-    return table(heads, rows)
+    return table(heads, map(survivor_cells, results.survivors))
 
 
-def survivor_cells(line: Survivor, reference: dict[str, float] | None) -> list[Cell]:
+def survivor_cells(line: Survivor) -> list[Cell]:
     """A row's cells of the table of horizons."""
     medians = [line.medians.get(event) for event in EVENTS]
     pvalue = Cell("") if line.pvalue is None else Cell(f"{line.pvalue:.2g}", line.pvalue)
@@ -121,7 +119,7 @@ def survivor_cells(line: Survivor, reference: dict[str, float] | None) -> list[C
         Cell(str(line.runs), line.runs),
         *(Cell("") if m is None else Cell(str(m), min(m.edits, 1e6 + m.followed)) for m in medians),
         pvalue,
-        *(Cell(text, value, small) for text, value, small in cost_cells(line.cost, reference)),
+        *(Cell(text, value, small) for text, value, small in cost_cells(line)),
         Cell("", small=survivor_notes(line), mood="note"),
     ]
 

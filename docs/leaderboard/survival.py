@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import CensoredData, ecdf, logrank
 
-from docs.leaderboard.results import Course
+from docs.leaderboard.course import Course
 
 LEVEL = 0.95
 EVENTS = {  # name: share of the mean task score; None: the perplexity's limit

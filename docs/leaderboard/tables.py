@@ -1,25 +1,22 @@
-"""The figures of a board's page, computed once from its run folders."""
+"""The figures of a board's page, computed once from its runs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from docs.leaderboard.boards import Board
+from docs.leaderboard.boards import Board, costs_of, tuning_of
+from docs.leaderboard.course import Course
 from docs.leaderboard.intervals import Mean, mean_of, paired
+from docs.leaderboard.protocols import PROTOCOLS
 from docs.leaderboard.results import (
-    PROTOCOLS,
-    Course,
     found_in,
     marks_of,
     perplexities_at,
-    row_file,
     scores_of,
     tasks_at,
 )
 from docs.leaderboard.survival import EVENTS, Horizon, Median, difference, horizon, median
-
-COST = "cost.json"
 
 
 class Line(NamedTuple):
@@ -53,6 +50,7 @@ class Survivor(NamedTuple):
         failed: edits that failed, of how many.
         errors: what runs ended in.
         cost: of an edit, as measured; None if it was not.
+        reference: what an edit of the board's reference costs on the same machine.
         tuning: trials and choice; None before the first run.
     """
 
@@ -63,6 +61,7 @@ class Survivor(NamedTuple):
     failed: tuple[int, int]
     errors: list[str]
     cost: dict[str, float] | None
+    reference: dict[str, float] | None
     tuning: dict[str, Any] | None
 
 
@@ -87,7 +86,7 @@ class Results(NamedTuple):
 
 
 def results_of(board: Board) -> Results:
-    """What the run folders of a board say."""
+    """What the runs of a board say."""
     found = found_in(board)
     horizons = {row: {e: horizon(runs, e) for e in EVENTS} for row, runs in found.items()}
     rows = [row for row in board.rows if found[row]]
@@ -112,6 +111,7 @@ def survivor(
     reference = horizons[board.reference]["perplexity"]
     own = horizons[row]["perplexity"]
     comparable = row != board.reference and bool(known) and bool(reference.died or reference.alive)
+    cost, reference_cost = costs_of(board, row)
     statuses = [line["status"] for course in runs for line in course.journal]
     return Survivor(
         row=row,
@@ -120,8 +120,9 @@ def survivor(
         pvalue=difference(own, reference) if comparable else None,
         failed=(statuses.count("failed"), len(statuses)),
         errors=sorted({course.error for course in runs if course.error}),
-        cost=row_file(board, row, COST),
-        tuning=row_file(board, row, "tuning.json"),
+        cost=cost,
+        reference=reference_cost,
+        tuning=tuning_of(board, row),
     )
 
 

@@ -11,11 +11,9 @@ import train
 from callbacks.keeping.means import harmonic_score, mean_scores
 from callbacks.keeping.run_folder import write_json
 from callbacks.watching.perplexity import CorpusPerplexity
-from docs.leaderboard.boards import RUNS, Board, Tuning, ranges_of, read_json
+from docs.leaderboard.boards import COST, RUNS, TUNING, Board, Tuning, ranges_of, tuning_of
+from docs.leaderboard.course import read_json
 from docs.leaderboard.launching import LIMIT, arguments
-from docs.leaderboard.tables import COST
-
-FILE = "tuning.json"
 
 
 def tuned(board: Board, row: str) -> dict[str, Any]:
@@ -39,20 +37,20 @@ def tuned(board: Board, row: str) -> dict[str, Any]:
 
 
 def made_so_far(board: Board, row: str) -> dict[str, Any] | None:
-    """What a row's file says; None if there is none, or its budget is one that cannot continue.
+    """What a row's file or record says; None if nothing does, or its budget cannot continue.
 
     Raises:
         ValueError: if the row has runs whose settings another budget chose.
     """
-    file, budget = RUNS / board.name / row / FILE, board.tuning._asdict()
-    known = read_json(file)
+    known, budget = tuning_of(board, row), board.tuning._asdict()
     if known is not None and (
         known["budget"] == budget or is_continued(known, budget, ranges_of(row))
     ):
         return known
-    if any(file.parent.glob("seed-*")):
+    folder = RUNS / board.name / row
+    if any(folder.glob("seed-*")):
         raise ValueError(
-            f"the runs in {file.parent} have the settings of another tuning budget than {budget}; "
+            f"the runs in {folder} have the settings of another tuning budget than {budget}; "
             "move them away, or restore the board's budget"
         )
     return None
@@ -117,9 +115,9 @@ def keep(
         aside.mkdir(exist_ok=True)
         for path in runs:
             path.rename(aside / path.name)
-    for file in (*folder.glob(f"seed-*/version_*/{FILE}"), folder / FILE):
+    for file in (*folder.glob(f"seed-*/version_*/{TUNING}"), folder / TUNING):
         write_json(file, found)
-    return read_json(folder / FILE)
+    return read_json(folder / TUNING)
 
 
 def drawn(board: Board, row: str, ranges: Mapping[str, list[float]]) -> list[dict[str, float]]:
@@ -198,4 +196,4 @@ def options_of(board: Board, row: str) -> dict[str, float]:
 
 def copy_to(folder: Path, board: Board, row: str) -> None:
     """Puts the ranges, the trials and the choice into a run's folder."""
-    write_json(folder / FILE, tuned(board, row))
+    write_json(folder / TUNING, tuned(board, row))

@@ -1,4 +1,4 @@
-"""Writes the page, the Markdown table, the CSV and the figures of all boards."""
+"""Writes the page, the Markdown table, the CSV, the figures and the records of all boards."""
 
 import csv
 import io
@@ -13,7 +13,8 @@ from docs.leaderboard.intervals import Mean
 from docs.leaderboard.journals import hand_over
 from docs.leaderboard.lessons import edits_in_words, lessons
 from docs.leaderboard.page import page, status
-from docs.leaderboard.results import PROTOCOLS
+from docs.leaderboard.protocols import PROTOCOLS
+from docs.leaderboard.recorded import Record, write_record
 from docs.leaderboard.survival import EVENTS
 from docs.leaderboard.tables import Line, Results, results_of
 from docs.methods import around
@@ -21,7 +22,7 @@ from docs.methods import around
 FOLDER = Path(__file__).parent
 MARKDOWN = FOLDER.with_suffix(".md")
 BEGIN, END = "<!-- tables: make leaderboard -->", "<!-- end of the tables -->"
-INTRO = """<p>Every figure is made from run folders by <code>make leaderboard</code>. Below each
+INTRO = """<p>Every figure is made from runs by <code>make leaderboard</code>. Below each
 mean stands its 95&nbsp;% bootstrap interval over requests; green and red differ from the row that
 scores are compared with, by a paired bootstrap over the requests of both. A horizon is a
 Kaplan-Meier median with its 95&nbsp;% interval, or &ldquo;&gt; N&rdquo; where more than half of the
@@ -36,13 +37,16 @@ HEADS = (
 
 
 def write(boards: Sequence[Board]) -> None:
-    """Makes all files anew from the run folders."""
+    """Makes all files anew from the runs, and records the runs."""
     found = [results_of(board) for board in boards]
     found = [results for results in found if results.survivors]
     for results in found:
         name, reference = results.board.name, results.board.reference
         figure(results.horizons, reference, FOLDER / f"{name}.png")
         hand_over(results.board, FOLDER / "journals" / name)
+        for line in results.survivors:
+            row = Record(line.tuning, line.cost, line.reference, results.found[line.row])
+            write_record(name, line.row, row)
     replace_text(FOLDER / "index.html", page(found, INTRO))
     replace_text(FOLDER / "leaderboard.csv", csv_of(found))
     before, behind = around(MARKDOWN, BEGIN, END)
@@ -65,18 +69,13 @@ def markdown(results: Results) -> str:
 
 def horizons_table(results: Results) -> str:
     """Horizons and costs in Markdown."""
-    reference = results.board.reference
-    costs = {line.row: line.cost for line in results.survivors}
     heads = ["row", "runs", "perplexity", "tasks - 1 %", "tasks - 10 %", "log-rank p"]
     heads += ["CPU time", "memory", "operations", "kept", "notes"]
     rows = []
     for line in results.survivors:
         medians = [str(line.medians[event]) if event in line.medians else "" for event in EVENTS]
         pvalue = "" if line.pvalue is None else f"{line.pvalue:.2g}"
-        ratios = [
-            f"{text} ({small})" if small else text
-            for text, _, small in cost_cells(line.cost, costs.get(reference))
-        ]
+        ratios = [f"{text} ({small})" if small else text for text, _, small in cost_cells(line)]
         rows.append([line.row, str(line.runs), *medians, pvalue, *ratios, survivor_notes(line)])
     return _table(heads, rows)
 

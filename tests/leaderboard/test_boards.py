@@ -8,7 +8,8 @@ from command_line.composition import accepted
 from command_line.configs import CONFIGS
 from command_line.short_names import full
 from docs.leaderboard import boards
-from docs.leaderboard.boards import FAILED, Cell, board_of, cells, ranges_of, read_boards
+from docs.leaderboard.boards import Cell, board_of, cells, ranges_of, read_boards
+from docs.leaderboard.course import FAILED
 from docs.leaderboard.launching import arguments
 from tests.leaderboard.folders import BOARD, REQUESTS, write_run
 from train import main

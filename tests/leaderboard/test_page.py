@@ -4,9 +4,10 @@ import re
 
 import pytest
 
-from docs.leaderboard import boards, intervals, results, writing
+from docs.leaderboard import boards, intervals, recorded, writing
 from docs.leaderboard.page import status
-from docs.leaderboard.results import PROTOCOLS, marks_of, scores_of
+from docs.leaderboard.protocols import PROTOCOLS
+from docs.leaderboard.results import marks_of, scores_of
 from docs.leaderboard.tables import results_of
 from tests.leaderboard.folders import BOARD, REQUESTS, write_run
 
@@ -24,7 +25,6 @@ def found(tmp_path_factory):
     write_run(runs, "locft-bf", 0, edits=4, name="seed-0-4")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(boards, "RUNS", runs)
-        patch.setattr(results, "RUNS", runs)
         patch.setattr(intervals, "FEWEST", 4)
         yield results_of(BOARD)
 
@@ -32,6 +32,7 @@ def found(tmp_path_factory):
 @pytest.fixture
 def files(found, tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "FOLDER", tmp_path)
+    monkeypatch.setattr(recorded, "FOLDER", tmp_path / "records")
     monkeypatch.setattr(writing, "MARKDOWN", tmp_path / "leaderboard.md")
     monkeypatch.setattr(writing, "results_of", lambda board: found)
     (tmp_path / "leaderboard.md").write_text(

@@ -31,7 +31,7 @@ def course(seed=0, edits=4, collapsed=None, tasks=(), length=None, baseline=0.5)
         }
         for n in range(1, (collapsed or edits) + 1)
     ]
-    return Course(seed, length, journal, [], {"tasks/a": baseline} if baseline else {}, None)
+    return Course(seed, length, journal, [], {"tasks/a": baseline} if baseline else {}, None, {})
 
 
 def test_the_curve_is_kaplans_and_meiers_with_a_log_log_interval():
