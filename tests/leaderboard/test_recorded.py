@@ -77,14 +77,14 @@ def test_a_longer_run_of_this_machine_takes_its_records_place(place):
     assert [len(course.journal) for course in courses(BOARD, "memit")] == [4, 5, 4]
 
 
-def test_a_new_rows_costs_are_compared_with_the_references_on_its_machine(place):
+def test_costs_of_this_machine_are_compared_with_the_references_on_it(place):
     pages(place)
     lose(place)
     slow = dict.fromkeys(("seconds", "memory", "operations", "kept"), 8.0)
     for row in ("rome", "no-edit"):
         (place / "runs" / BOARD.name / row).mkdir(parents=True)
         (place / "runs" / BOARD.name / row / COST).write_text(json.dumps(slow))
-    assert costs_of(BOARD, "no-edit") == (slow, slow)
+    assert costs_of(BOARD, "no-edit") == costs_of(BOARD, "rome") == (slow, slow)
     own, reference = costs_of(BOARD, "memit")
     assert (own["seconds"], reference["seconds"]) == (1.0, 2.0)
 
