@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import train
 from callbacks.keeping.run_folder import write_json
+from callbacks.keeping.schedule import FINISHED
 from docs.leaderboard.boards import PROTOCOL, RUNS, Board, Cell
 from docs.leaderboard.course import FAILED
 
@@ -37,9 +38,13 @@ def arguments(
 
 
 def command(cell: Cell, options: Mapping[str, float]) -> list[str]:
-    """The arguments of a cell's run, which continues the shorter one if there is any."""
+    """The arguments of a cell's run, which continues the shorter one if there is any.
+
+    A training on all requests at once begins anew: what it learnt was judged where it was stopped.
+    """
     place = "--trainer.logger.init_args."
-    kept = ["--ckpt_path", "last"] if any(cell.folder.glob("checkpoints/*.ckpt")) else []
+    begun = cell.row not in cell.board.together and any(cell.folder.glob("checkpoints/*.ckpt"))
+    kept = ["--ckpt_path", "last"] if begun else []
     return [
         "fit",
         *arguments(cell.board, cell.row, cell.seed, cell.length, options),
@@ -62,6 +67,10 @@ def make(cell: Cell, options: Mapping[str, float], patience: Sequence[type[Excep
     handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
         train.main(words)
+    except SystemExit:  # interrupted
+        if cell.row in cell.board.together:
+            (cell.folder / FINISHED).unlink(missing_ok=True)
+        raise
     except tuple(patience) as error:
         cell.folder.mkdir(parents=True, exist_ok=True)
         told = {"error": f"{type(error).__name__}: {error}", "edits": cell.made}

@@ -114,6 +114,27 @@ def test_an_interrupted_run_has_its_settings_too(place, tmp_path, monkeypatch):
     assert json.loads((cell.folder / TUNING).read_text())["row"] == "ft"
 
 
+@pytest.mark.parametrize("together", [(), ("ft",)])
+def test_an_interrupted_training_on_all_requests_at_once_begins_anew(
+    together, place, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    cell = Cell(board_in(place)._replace(together=together), "ft", 0, 2)
+
+    def stop(words):
+        (cell.folder / "checkpoints").mkdir(parents=True)
+        for name in ("checkpoints/last.ckpt", "finished"):
+            (cell.folder / name).touch()
+        (cell.folder / "edits.jsonl").write_text('{"edit": 1}\n{"edit": 2}\n')
+        raise SystemExit(143)
+
+    monkeypatch.setattr(launching.train, "main", stop)
+    with pytest.raises(SystemExit):
+        launching.make(cell, {}, ())
+    assert cell.done is not bool(together)
+    assert ("--ckpt_path" in launching.command(cell, {})) is not bool(together)
+
+
 def test_a_row_that_lacks_a_file_is_left_out_and_the_others_go_on(
     place, tmp_path, monkeypatch, capsys
 ):
