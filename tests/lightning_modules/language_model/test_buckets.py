@@ -1,3 +1,5 @@
+from statistics import fmean
+
 import pytest
 import torch
 
@@ -56,7 +58,7 @@ def test_requests_that_are_done_leave_by_halves_unnoticed(tiny_gpt2):
         for rounds in (False, True)
     )
     free = search_values(tiny_gpt2, EDITED_LAYER, plain, OPTIONS)
-    middle = sorted(found.losses[3] for found in free)[2]
+    middle = fmean(sorted(found.losses[3] for found in free)[1:3])  # nobody's own loss
     options = ValueSearchOptions(
         steps=6, weight_decay=0.02, clamp=20.0, goal=middle, stop="most_probable", patience=9
     )

@@ -112,7 +112,8 @@ def test_update_is_the_one_of_the_published_loop(tiny_lm, placement, radius):
     assert editor.record["loss"] == pytest.approx(loss, rel=1e-3)
     for update, change in zip(updates, changes, strict=True):
         wanted = oriented(tiny_lm, update.weight, change)
-        assert (update.dense() - wanted).norm() < 1e-3 * wanted.norm()
+        # Adam enlarges the rounding of gradients near zero, which Gemma 2 has many of
+        assert (update.dense() - wanted).norm() < 5e-3 * wanted.norm()
 
 
 def test_no_entry_leaves_the_ball_and_some_reach_its_border(tiny_lm):
