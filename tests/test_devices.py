@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -220,7 +221,7 @@ def test_the_other_verbs_find_the_same(options, tmp_path, verb):
         tables.append(
             risk.read_text().splitlines()
             if verb == "predict"
-            else [line.split() for line in said.splitlines() if "│" in line]
+            else re.findall(r"^\w.*\S {2,}\d.*$", said, re.M)
         )
     assert tables[0] == tables[1]
-    assert len(tables[0]) >= 3
+    assert len(tables[0]) >= 2
