@@ -38,14 +38,14 @@ class Cell(NamedTuple):
     mood: str = ""
 
 
-def page(found: Sequence[Results], intro: str) -> str:
+def page(sections: Sequence[str], intro: str) -> str:
     """The whole page.
 
     Args:
-        found: the results of each board.
-        intro: what stands before the boards, as HTML.
+        sections: of each board, as HTML.
+        intro: what stands before them, as HTML.
     """
-    body = [intro, *(section(results) for results in found), glossary()]
+    body = [intro, *sections, glossary()]
     return Template(TEMPLATE.read_text("utf-8")).substitute(body="\n".join(body))
 
 

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from callbacks.keeping.run_folder import replace_text
@@ -12,7 +14,7 @@ from docs.leaderboard.figure import figure
 from docs.leaderboard.intervals import Mean
 from docs.leaderboard.journals import hand_over
 from docs.leaderboard.lessons import edits_in_words, lessons
-from docs.leaderboard.page import page, status
+from docs.leaderboard.page import page, section, status
 from docs.leaderboard.protocols import PROTOCOLS
 from docs.leaderboard.recorded import Record, write_record
 from docs.leaderboard.survival import EVENTS
@@ -37,7 +39,10 @@ HEADS = (
 
 
 def write(boards: Sequence[Board]) -> None:
-    """Makes all files anew from the runs, and records the runs."""
+    """Makes all files anew from the runs, and records the runs.
+
+    What the files say of boards without runs or records stays, behind the others.
+    """
     found = [results_of(board) for board in boards]
     found = [results for results in found if results.survivors]
     for results in found:
@@ -47,11 +52,35 @@ def write(boards: Sequence[Board]) -> None:
         for line in results.survivors:
             row = Record(line.tuning, line.cost, line.reference, results.found[line.row])
             write_record(name, line.row, row)
-    replace_text(FOLDER / "index.html", page(found, INTRO))
-    replace_text(FOLDER / "leaderboard.csv", csv_of(found))
+    others = [board for board in boards if board not in {results.board for results in found}]
+    parts = [section(results) for results in found]
+    kept = published(FOLDER / "index.html", r'^<h2 id="(.+?)">', [b.name for b in others])
+    replace_text(FOLDER / "index.html", page([*parts, *kept], INTRO))
+    lines = published(FOLDER / "leaderboard.csv", r"^(.+?),", [b.name for b in others])
+    replace_text(FOLDER / "leaderboard.csv", csv_of(found) + "".join(f"{s}\n" for s in lines))
     before, behind = around(MARKDOWN, BEGIN, END)
-    text = "\n\n".join(markdown(results) for results in found)
+    tables = published(MARKDOWN, r"^## (.+)$", [b.title for b in others])
+    text = "\n\n".join([*map(markdown, found), *tables])
     replace_text(MARKDOWN, f"{before}\n\n{text}\n\n{behind}")
+
+
+def published(file: Path, head: str, names: Sequence[str]) -> list[str]:
+    """The parts of a file that are about some boards.
+
+    Args:
+        file: may be missing.
+        head: pattern of a part's first line, whose group is what the part is about.
+        names: of the boards.
+    """
+    text = file.read_text("utf-8") if file.is_file() else ""
+    ends = r"^<h2>|^<!-- "  # what stands behind the boards
+    starts = [*re.finditer(f"{head}|{ends}", text, re.M), None]
+    parts = [
+        (one[1], text[one.start() : other.start() if other else len(text)].rstrip("\n"))
+        for one, other in pairwise(starts)
+        if one
+    ]
+    return [part for name, part in parts if name in names]
 
 
 def markdown(results: Results) -> str:

@@ -54,6 +54,21 @@ def test_the_page_is_the_same_to_the_byte(place):
     assert (place / "records" / BOARD.name / "memit.json.xz").read_bytes() == kept
 
 
+def test_what_was_published_of_boards_without_runs_stays(place):
+    before = pages(place)
+    other = BOARD._replace(name="other", title="Another model")
+    (place / "runs" / BOARD.name).rename(place / "runs" / "other")
+    shutil.rmtree(place / "records")
+    for _ in range(2):
+        writing.write([BOARD, other])
+    shown = [(place / name).read_text() for name in FILES]
+    for old, new in zip(before, shown, strict=True):
+        assert all(new.count(line) >= 1 for line in old.decode().splitlines())
+    assert shown[0].count('<h2 id="small">') == shown[0].count('<h2 id="other">') == 1
+    assert shown[2].count("## A small model\n") == shown[2].count("## Another model\n") == 1
+    assert shown[1].count("small,rome,4,retained") == shown[1].count("other,rome,4,retained") == 1
+
+
 def test_what_is_recorded_is_done_and_what_is_not_is_run(place, monkeypatch):
     pages(place)
     lose(place)
