@@ -21,6 +21,12 @@ def test_known_families_have_every_shortcut(family):
     assert shortcuts_of(lm) == Shortcuts(layers=(EDITED_LAYER, LAYERS - 1))
 
 
+def test_double_precision_counts_float32_parts_as_rounding():
+    lm = tiny_model("gptj").double()
+    self_test(lm, [EDITED_LAYER])
+    assert shortcuts_of(lm) == Shortcuts(layers=(EDITED_LAYER, LAYERS - 1))
+
+
 def test_model_is_left_as_it_was(tiny_llama):
     state = {name: value.clone() for name, value in tiny_llama.state_dict().items()}
     before = list(hooks(tiny_llama))
