@@ -132,11 +132,11 @@ class EditingCLI(LightningCLI):
             loggers_of(self.config[self.subcommand].trainer)[0].version = None
 
     def after_fit(self) -> None:
-        """Exits with an interrupted run's code."""
+        """Exits with a signal's code, so that whoever makes several runs stops after this one."""
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined] # Lightning sets it
             if (
                 isinstance(callback, Interruption)
-                and callback.stopped
+                and (callback.stopped or callback.told)
                 and self.trainer.is_global_zero
             ):
                 sys.exit(callback.exit_code)

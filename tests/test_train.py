@@ -1,5 +1,7 @@
 import json
+import os
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from callbacks.keeping.interruption import Interruption
 from callbacks.keeping.journal import read_journal
 from callbacks.watching.collapse import CollapseStopping
 from command_line.configs import CONFIGS, located
@@ -148,6 +151,20 @@ class TestVerbs:
         journals = [read_journal(Path(folder)) for folder in (first, rest.trainer.log_dir, RUN)]
         assert list(map(len, journals)) == [1, 1, 2]
         assert without_timings(journals[0] + journals[1]) == without_timings(journals[2])
+
+    def test_a_signal_after_the_last_edit_ends_the_command_with_a_whole_run(
+        self, options, monkeypatch
+    ):
+        def judged(callback, trainer, module):
+            folders.append(Path(trainer.log_dir))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        folders = []
+        monkeypatch.setattr(Interruption, "on_train_end", judged)
+        with pytest.raises(SystemExit, match="143"):
+            main(["fit", *options])
+        assert len(read_journal(folders[0])) == 2
+        assert (folders[0] / "finished").is_file()
 
     def test_predict_writes_the_risk_of_each_request(self, options):
         cli = main(["predict", *options])

@@ -16,7 +16,12 @@ from .run_folder import how_to_go_on
 class Interruption(L.Callback):
     """Ends a fit after the current edit on SIGTERM or Ctrl-C; a second Ctrl-C ends it at once.
 
-    Whichever process gets the signal, all stop after the same edit.
+    Whichever process gets the signal, all stop after the same edit. After the last edit the run is
+    completed first.
+
+    Attributes:
+        told: the signal; None if this process got none.
+        stopped: whether one came before the last edit had ended.
     """
 
     def __init__(self) -> None:

@@ -24,9 +24,9 @@ def runs(tmp_path, monkeypatch):
 
 
 def test_the_declared_boards_are_read():
-    embedded, hundreds, tens, smollm2 = read_boards()
-    names = [board.name for board in (embedded, hundreds, tens, smollm2)]
-    assert names == ["embedded", "embedded-hundreds", "embedded-tens", "smollm2"]
+    embedded, hundreds, tens, smollm2, long = read_boards()
+    names = [board.name for board in (embedded, hundreds, tens, smollm2, long)]
+    assert names == ["embedded", "embedded-hundreds", "embedded-tens", "smollm2", "smollm2-long"]
     assert [board.batch for board in (embedded, tens, hundreds)] == [1, 10, 100]
     assert len(embedded.seeds) >= 5
     assert read_boards("smollm2") == [smollm2]
@@ -46,9 +46,8 @@ def test_no_length_asks_for_more_than_the_held_out_requests(board):
     assert max(board.lengths) * board.batch <= len(REQUESTS)
 
 
-@pytest.mark.parametrize("name", ["embedded", "smollm2", "embedded-tens", "embedded-hundreds"])
-def test_every_row_of_every_board_makes_its_objects(name):
-    (board,) = read_boards(name)
+@pytest.mark.parametrize("board", read_boards(), ids=lambda board: board.name)
+def test_every_row_of_every_board_makes_its_objects(board):
     for row in board.rows:
         cli = main(arguments(board, row, 3, 7, {}), run=False)
         data = cli.datamodule
