@@ -53,12 +53,8 @@ def _horizons(results: Results) -> Iterator[str]:
     lines = {line.row: line for line in results.survivors if "perplexity" in line.medians}
     if reference not in lines:
         return
+    yield _reference(lines[reference])
     own = lines[reference].medians["perplexity"]
-    runs = f"of the {lines[reference].runs} runs of {reference} exceed the perplexity's limit"
-    if math.isinf(own.edits):
-        yield f"Fewer than half {runs} within {counted(own.followed)}."
-    else:
-        yield f"Half {runs} after {own} edits."
     tested = {row: line.pvalue for row, line in lines.items() if line.pvalue is not None}
     later = [
         row
@@ -79,6 +75,19 @@ def _horizons(results: Results) -> Iterator[str]:
     if dead:
         told = ", ".join(f"{row} ({lines[row].medians['perplexity']})" for _, row in dead)
         yield f"Others of which at least one run collapsed, with the median horizon: {told}."
+
+
+def _reference(line: Survivor) -> str:
+    own, limit = line.medians["perplexity"], "the perplexity's limit"
+    survives = math.isinf(own.edits)
+    if line.runs == 1:
+        verb, when = ("stays below", "for") if survives else ("exceeds", "after")
+        edits = counted(own.followed if survives else int(own.edits))
+        return f"The only run of {line.row} {verb} {limit} {when} {edits}."
+    runs = f"of the {line.runs} runs of {line.row} exceed {limit}"
+    if survives:
+        return f"Fewer than half {runs} within {counted(own.followed)}."
+    return f"Half {runs} after {own} edits."
 
 
 def _median(line: Survivor) -> float:

@@ -1,5 +1,6 @@
 import csv
 import io
+import math
 import re
 
 import pytest
@@ -8,6 +9,7 @@ from docs.leaderboard import boards, intervals, recorded, writing
 from docs.leaderboard.page import status
 from docs.leaderboard.protocols import PROTOCOLS
 from docs.leaderboard.results import marks_of, scores_of
+from docs.leaderboard.survival import Median
 from docs.leaderboard.tables import results_of
 from tests.leaderboard.folders import BOARD, REQUESTS, write_run
 
@@ -124,6 +126,19 @@ def test_a_sentence_learnt_has_its_figures(found):
     told = writing.lessons(found)
     assert told[0].startswith("Half of the 3 runs of rome exceed the perplexity's limit after 3 [")
     assert all(re.search(r"\d", sentence) for sentence in told)
+
+
+@pytest.mark.parametrize(
+    ("edits", "told"), [(3, "exceeds the perplexity's limit after 3 edits."), (None, "stays below")]
+)
+def test_a_single_run_is_told_as_one(edits, told, found):
+    median = Median(edits or math.inf, edits or math.inf, math.inf, 4)
+    lines = [
+        line._replace(runs=1, medians={"perplexity": median}) if line.row == "rome" else line
+        for line in found.survivors
+    ]
+    sentence = writing.lessons(found._replace(survivors=lines))[0]
+    assert sentence.startswith(f"The only run of rome {told}")
 
 
 @pytest.mark.parametrize(("reached", "best"), [(3, "rome"), (2, "locft-bf")])
