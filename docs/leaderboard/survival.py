@@ -54,6 +54,8 @@ class Curve(NamedTuple):
 class Median(NamedTuple):
     """A median horizon and its 95 % interval, in edits; infinite where it was not reached.
 
+    The horizon of a single run has no interval: both ends are nan.
+
     Attributes:
         edits: the first number of edits that at most half of the runs survive.
         low: the first at which the curve's interval reaches a half from above.
@@ -70,6 +72,8 @@ class Median(NamedTuple):
         """Such as ``42 [17, -]`` or ``> 100``; an open end is a bound that the runs do not give."""
         if math.isinf(self.edits):
             return f"> {self.followed}"
+        if math.isnan(self.low):
+            return f"{self.edits:g} (n = 1)"
         high = "-" if math.isinf(self.high) else f"{self.high:g}"
         return f"{self.edits:g} [{self.low:g}, {high}]"
 
@@ -109,15 +113,15 @@ def median(found: Horizon) -> Median:
 
     if not found.died:
         return Median(math.inf, math.inf, math.inf, max(found.alive))
-    return Median(
-        reached(told.alive), reached(told.low), reached(told.high), max(found.died + found.alive)
-    )
+    runs = found.died + found.alive
+    bounds = (reached(told.low), reached(told.high)) if len(runs) > 1 else (math.nan, math.nan)
+    return Median(reached(told.alive), *bounds, max(runs))
 
 
 def difference(one: Horizon, other: Horizon) -> float | None:
-    """The p-value of the log-rank test; None if no run of either had the event."""
-    known = all(found.died or found.alive for found in (one, other))
-    if not known or not (one.died or other.died):
+    """The p-value of the log-rank test; None of single runs, or if no run had the event."""
+    counts = [len(found.died + found.alive) for found in (one, other)]
+    if not min(counts) or max(counts) == 1 or not (one.died or other.died):
         return None
     with np.errstate(all="ignore"):
         found = float(logrank(one.data, other.data).pvalue)

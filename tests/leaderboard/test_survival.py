@@ -59,8 +59,10 @@ def test_a_median_that_was_not_reached_is_more_than_was_followed():
     assert str(median(Horizon([20], [50, 50]))) == "> 50"
 
 
-def test_a_single_run_gives_no_upper_bound():
-    assert str(median(Horizon([2], []))) == "2 [2, -]"
+def test_a_single_run_gives_no_interval():
+    assert str(median(Horizon([2], []))) == "2 (n = 1)"
+    assert str(median(Horizon([2, 2], []))) == "2 [2, -]"
+    assert str(median(Horizon([], [2]))) == "> 2"
 
 
 def test_runs_that_ended_alive_are_censored():
@@ -97,3 +99,8 @@ def test_the_difference_is_the_log_rank_test():
 def test_without_any_death_nothing_is_tested():
     assert difference(Horizon([], [5]), Horizon([], [5, 6])) is None
     assert difference(Horizon([], []), MIXED) is None
+
+
+def test_single_runs_are_not_tested():
+    assert difference(Horizon([5], []), Horizon([], [6])) is None
+    assert difference(Horizon([5], []), MIXED) is not None
