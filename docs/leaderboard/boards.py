@@ -114,9 +114,14 @@ class Cell(NamedTuple):
 
     @property
     def course(self) -> Course | None:
-        """The run by its folder, or by its record if that has more edits; None if there is none."""
-        told = read_course(self.folder, self.seed, self.own_length), self.recorded
-        return max(filter(None, told), key=lambda run: len(run.journal), default=None)
+        """The run by its folder, or by its record if that has more edits; None if there is none.
+
+        Part of a training on all requests at once is no run.
+        """
+        whole = self.own_length is None or self.done_here
+        own = read_course(self.folder, self.seed, self.own_length) if whole else None
+        told = filter(None, (own, self.recorded))
+        return max(told, key=lambda run: len(run.journal), default=None)
 
     @property
     def recorded(self) -> Course | None:

@@ -132,6 +132,7 @@ def test_an_interrupted_training_on_all_requests_at_once_begins_anew(
     with pytest.raises(SystemExit):
         launching.make(cell, {}, ())
     assert cell.done is not bool(together)
+    assert (cell.course is None) is bool(together)
     assert ("--ckpt_path" in launching.command(cell, {})) is not bool(together)
 
 
