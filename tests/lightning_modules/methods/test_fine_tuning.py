@@ -113,7 +113,8 @@ def test_update_is_the_one_of_the_published_loop(tiny_lm, placement, radius):
     for update, change in zip(updates, changes, strict=True):
         wanted = oriented(tiny_lm, update.weight, change)
         # Adam enlarges the rounding of gradients near zero, which Gemma 2 has many of
-        assert (update.dense() - wanted).norm() < 5e-3 * wanted.norm()
+        near = 5e-3 if tiny_lm.config.model_type == "gemma2" else 1e-3
+        assert (update.dense() - wanted).norm() < near * wanted.norm()
 
 
 def test_no_entry_leaves_the_ball_and_some_reach_its_border(tiny_lm):
