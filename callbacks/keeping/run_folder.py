@@ -149,6 +149,10 @@ def append(file: Path, line: str) -> None:
             ) from error
 
 
+class TakenError(ValueError):
+    """Another process writes to a folder."""
+
+
 class Claim:
     """A run's folder, locked by this process until it ends or releases it.
 
@@ -157,7 +161,7 @@ class Claim:
 
     Raises:
         OSError: if the folder cannot be written.
-        ValueError: if another process has locked it.
+        TakenError: if another process has locked it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -167,7 +171,7 @@ class Claim:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self.release()
-            raise ValueError(
+            raise TakenError(
                 f"another run is writing to {folder}; wait until it ends, or name another folder"
             ) from error
 

@@ -3,14 +3,15 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
+from callbacks.keeping.run_folder import Claim, TakenError
 from command_line.mistakes import in_a_sentence
 from docs.courses import quiet
-from docs.leaderboard.boards import Board, Cell, cells, read_boards
+from docs.leaderboard.boards import RUNS, Board, Cell, cells, read_boards
 from docs.leaderboard.clock import Clock, in_words
 from docs.leaderboard.costs import measured
 from docs.leaderboard.launching import make
@@ -26,17 +27,12 @@ def run(board: Board, clock: Clock, rows: Sequence[str]) -> None:
     lacking: set[str] = set()
     for row in set(board.rows).intersection(rows):
         if courses(board, row) and clock.affords(Cell(board, row, board.seeds[0], 0)):
-            with left_out_if_it_lacks_a_file(board, row, lacking):
-                options_of(board, row)  # more trials may change its choice
+            # more trials may change its choice
+            alone(board, row, lacking, partial(options_of, board, row))
     todo = [cell for cell in cells(board) if cell.row in rows and not cell.done]
     for number, cell in enumerate(todo):
-        if cell.done:  # collapsed or failed at a shorter length
-            continue
-        if cell.row in lacking or not clock.affords(cell):
-            continue
-        with left_out_if_it_lacks_a_file(board, cell.row, lacking):
-            attempt(cell, clock)
-            tell(cell, clock, todo[number + 1 :])
+        if cell.row not in lacking and clock.affords(cell):
+            alone(board, cell.row, lacking, partial(attempt, cell, clock, todo[number + 1 :]))
     left = [cell for cell in todo if not cell.done]
     if left:
         needed = in_words(clock.needed(left))
@@ -45,18 +41,38 @@ def run(board: Board, clock: Clock, rows: Sequence[str]) -> None:
         )
 
 
-@contextmanager
-def left_out_if_it_lacks_a_file(board: Board, row: str, lacking: set[str]) -> Iterator[None]:
-    """Adds a row to the lacking ones if its model or statistics must be made by another command."""
+def alone(board: Board, row: str, lacking: set[str], work: Callable[[], object]) -> None:
+    """Works on a row that no other command is at; leaves it to that command otherwise.
+
+    Args:
+        board: of the row.
+        row: locked meanwhile.
+        lacking: gets the row if its model or statistics must be made by another command.
+        work: what to do.
+    """
     try:
-        yield
+        claim = Claim(RUNS / board.name / row)
+    except TakenError:
+        return
+    try:
+        work()
     except FileNotFoundError as error:
         lacking.add(row)
         sys.stdout.write(f"{board.name} {row} is left out: {error}\n")
+    finally:
+        claim.release()
 
 
-def attempt(cell: Cell, clock: Clock) -> None:
-    """Makes a run with its row's settings, and measures the costs that are not known."""
+def attempt(cell: Cell, clock: Clock, others: Sequence[Cell]) -> None:
+    """Makes a run with its row's settings, measures the costs that are not known, and tells.
+
+    Args:
+        cell: nothing is done if it collapsed at a shorter length, or another command made it.
+        clock: notes what it took.
+        others: what is to do after it.
+    """
+    if cell.done:
+        return
     settings, todo_edits = options_of(cell.board, cell.row), cell.todo
     started = time.perf_counter()
     try:
@@ -67,6 +83,7 @@ def attempt(cell: Cell, clock: Clock) -> None:
     clock.add(cell, todo_edits - cell.todo, time.perf_counter() - started)
     for row in (cell.board.reference, cell.row):  # ratios are of one machine
         measured(cell.board, row)
+    tell(cell, clock, others)
 
 
 def tell(cell: Cell, clock: Clock, todo: Sequence[Cell]) -> None:

@@ -110,7 +110,7 @@ def test_an_interrupted_run_has_its_settings_too(place, tmp_path, monkeypatch):
 
     monkeypatch.setattr("docs.leaderboard.__main__.make", stop)
     with pytest.raises(SystemExit):
-        attempt(cell, Clock(None))
+        attempt(cell, Clock(None), [])
     assert json.loads((cell.folder / TUNING).read_text())["row"] == "ft"
 
 
@@ -142,7 +142,7 @@ def test_a_row_that_lacks_a_file_is_left_out_and_the_others_go_on(
     monkeypatch.chdir(tmp_path)
     made = []
 
-    def attempt(cell, clock):
+    def attempt(cell, clock, others):
         made.append((cell.row, cell.seed))
         if cell.row == "ft":
             raise FileNotFoundError("no anchor; make it")
@@ -163,6 +163,25 @@ def test_a_row_that_lacks_a_file_is_left_out_and_the_others_go_on(
     assert "tiny in-context is left out: no statistics; make them\n" in told
 
 
+def test_two_commands_share_a_board(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = []
+
+    def command():
+        run(board_in(place), Clock(None), ["ft", "no-edit"])
+
+    def make(cell, *_):
+        made.append(cell.name)
+        if cell.row == "ft":
+            command()  # the other one
+
+    monkeypatch.setattr(Cell, "done", property(lambda cell: cell.name in made))
+    monkeypatch.setattr("docs.leaderboard.__main__.make", make)
+    monkeypatch.setattr("docs.leaderboard.__main__.measured", lambda board, row: {})
+    command()
+    assert made == ["ft/seed-0", "no-edit/seed-0", "no-edit/seed-1", "ft/seed-1"]
+
+
 def test_runs_that_more_trials_set_aside_are_made_again(place, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(shutil.copytree(folder, tmp_path / "copy"))
     made = []
@@ -172,7 +191,7 @@ def test_runs_that_more_trials_set_aside_are_made_again(place, folder, tmp_path,
 
     monkeypatch.setattr("docs.leaderboard.__main__.options_of", set_aside)
     monkeypatch.setattr(
-        "docs.leaderboard.__main__.attempt", lambda cell, clock: made.append(cell.name)
+        "docs.leaderboard.__main__.attempt", lambda cell, *_: made.append(cell.name)
     )
     run(board_in(place), Clock(None), ["ft"])
     assert made == ["ft/seed-1"]
