@@ -31,8 +31,9 @@ def run(board: Board, clock: Clock, rows: Sequence[str]) -> None:
             alone(board, row, lacking, partial(options_of, board, row))
     todo = [cell for cell in cells(board) if cell.row in rows and not cell.done]
     for number, cell in enumerate(todo):
-        if cell.row not in lacking and clock.affords(cell):
+        if clock.affords(cell):
             alone(board, cell.row, lacking, partial(attempt, cell, clock, todo[number + 1 :]))
+            alone(board, board.reference, lacking, partial(measured, board, board.reference))
     left = [cell for cell in todo if not cell.done]
     if left:
         needed = in_words(clock.needed(left))
@@ -44,12 +45,16 @@ def run(board: Board, clock: Clock, rows: Sequence[str]) -> None:
 def alone(board: Board, row: str, lacking: set[str], work: Callable[[], object]) -> None:
     """Works on a row that no other command is at; leaves it to that command otherwise.
 
+    Tuning, runs and costs of a row are written by one command at a time.
+
     Args:
         board: of the row.
         row: locked meanwhile.
         lacking: gets the row if its model or statistics must be made by another command.
         work: what to do.
     """
+    if row in lacking:
+        return
     try:
         claim = Claim(RUNS / board.name / row)
     except TakenError:
@@ -64,7 +69,7 @@ def alone(board: Board, row: str, lacking: set[str], work: Callable[[], object])
 
 
 def attempt(cell: Cell, clock: Clock, others: Sequence[Cell]) -> None:
-    """Makes a run with its row's settings, measures the costs that are not known, and tells.
+    """Makes a run with its row's settings, measures the row's cost unless it is known, and tells.
 
     Args:
         cell: nothing is done if it collapsed at a shorter length, or another command made it.
@@ -81,8 +86,7 @@ def attempt(cell: Cell, clock: Clock, others: Sequence[Cell]) -> None:
         if cell.folder.is_dir():  # an interrupted run has its settings too
             copy_to(cell.folder, cell.board, cell.row)
     clock.add(cell, todo_edits - cell.todo, time.perf_counter() - started)
-    for row in (cell.board.reference, cell.row):  # ratios are of one machine
-        measured(cell.board, row)
+    measured(cell.board, cell.row)
     tell(cell, clock, others)
 
 
