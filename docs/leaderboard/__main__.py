@@ -33,6 +33,7 @@ def run(board: Board, clock: Clock, rows: Sequence[str]) -> None:
     for number, cell in enumerate(todo):
         if clock.affords(cell):
             alone(board, cell.row, lacking, partial(attempt, cell, clock, todo[number + 1 :]))
+            # ratios are of one machine
             alone(board, board.reference, lacking, partial(measured, board, board.reference))
     left = [cell for cell in todo if not cell.done]
     if left:
